@@ -91,7 +91,15 @@ class ModelConfig(Settings):
         **dict.fromkeys(("n_layer", "num_layers", "num_hidden_layers"), "n_layers"),
         **dict.fromkeys(("n_inner", "intermediate_size", "hidden_dim", "ffn_hidden_dims"), "d_ff"),
         **dict.fromkeys(
-            ("n_positions", "n_ctx", "max_position_embeddings", "block_size", "context_length", "max_seq_length"),
+            (
+                "n_positions",
+                "n_ctx",
+                "max_position_embeddings",
+                "block_size",
+                "context_length",
+                "max_seq_length",
+                "sequence_length",
+            ),
             "max_seq_len",
         ),
         **dict.fromkeys(("activation_function", "hidden_act"), "activation"),

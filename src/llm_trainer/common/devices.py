@@ -1,0 +1,81 @@
+"""Devices, ranks and the arithmetic peak of this machine. torch is imported inside the functions, because the command
+line imports this package before it knows whether it needs torch at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from llm_trainer.common.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_device(name: str) -> torch.device:
+    """``"auto"`` is the best device there is; anything else must exist.
+
+    Raises:
+        UserError: the named device is unknown or not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank())
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"training.device: {name!r} is not a device", hint="use auto, cpu, cuda, cuda:1 or mps"
+        ) from None
+    missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
+        raise UserError(f"training.device is {name!r}, but PyTorch sees no such device here", hint="use device: auto")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", local_rank())
+    return device
+
+
+def rank() -> int:
+    """This process's number among all (``torchrun`` sets it)."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.25, size: int = 1024) -> float:
+    """The floating-point rate of a large matrix product here, in FLOP/s: the denominator of MFU on this machine.
+
+    Vendors' peaks are not known for laptops; what a square product of ``size`` reaches is, after a quarter second.
+    """
+    import torch
+
+    size = 4096 if device.type == "cuda" else size
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    b = torch.randn(size, size, device=device, dtype=dtype)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    a @ b
+    synchronize()
+    best = float("inf")
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline or best == float("inf"):
+        start = time.perf_counter()
+        a @ b
+        synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,122 @@
+"""How long a run is: by epochs, by steps, or by the clock."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from llm_trainer.config import TrainingConfig
+from llm_trainer.training.scheduler import resolve_warmup_steps
+
+FIRST_GUESS_STEPS = 1000
+"""Total steps that a timed run assumes until it has measured some."""
+MEASURED_STEPS = 5
+"""Steps after which a timed run trusts its own speed; the first ones are slower (allocation, compilation)."""
+
+
+@dataclass
+class TrainState:
+    """Where a run is. Everything here is saved with a checkpoint."""
+
+    step: int = 0
+    """Updates done, skipped ones included."""
+    sequences: int = 0
+    """Sequences consumed over all epochs and ranks; with the seed, this is the whole state of the data order."""
+    tokens: int = 0
+    """Tokens consumed."""
+    elapsed: float = 0.0
+    """Seconds of training, over all resumed parts."""
+    skipped_steps: int = 0
+    """Steps without an update because a gradient was not finite."""
+    total_steps: int = 0
+    warmup_steps: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    evaluations_without_improvement: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainState:
+        """From the checkpoint."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The end of a run.
+
+    Args:
+        sequences: sequences to consume in all, or None when only steps or time end the run.
+        steps: updates to make, or None when only time ends the run.
+        seconds: wall-clock budget, or None.
+    """
+
+    sequences: int | None
+    steps: int | None
+    seconds: float | None
+
+    @classmethod
+    def plan(cls, config: TrainingConfig, sequences_per_epoch: int, world_size: int) -> Horizon:
+        """Work out the end from the configuration.
+
+        Epochs end after their last sequence, with a last step over what remains; ``max_steps`` ends earlier.
+        """
+        per_step = config.sequences_per_step(world_size)
+        epochs = config.num_epochs
+        if epochs is None and config.max_steps is None and config.max_minutes is None:
+            epochs = 1
+        sequences = sequences_per_epoch * epochs if epochs is not None else None
+        steps = math.ceil(sequences / per_step) if sequences is not None else None
+        if config.max_steps is not None:
+            steps = min(steps, config.max_steps) if steps is not None else config.max_steps
+            sequences = min(sequences, steps * per_step) if sequences is not None else steps * per_step
+        return cls(sequences, steps, config.max_minutes * 60 if config.max_minutes is not None else None)
+
+    def update(self, state: TrainState, config: TrainingConfig) -> None:
+        """Refresh the state's total and warm-up steps. A timed run re-estimates them from its own speed, so that the
+        schedule ends when the time does; warm-up is fixed once it is over."""
+        warming_up = state.step <= state.warmup_steps
+        state.total_steps = self._total_steps(state)
+        if warming_up:
+            state.warmup_steps = resolve_warmup_steps(config, state.total_steps)
+
+    def _total_steps(self, state: TrainState) -> int:
+        if self.seconds is None:
+            assert self.steps is not None
+            return self.steps
+        if state.step < MEASURED_STEPS:
+            estimate = FIRST_GUESS_STEPS
+        else:
+            left = max(0.0, self.seconds - state.elapsed)
+            estimate = state.step + max(1, round(left * state.step / state.elapsed))
+        return min(estimate, self.steps) if self.steps is not None else estimate
+
+    def reached(self, state: TrainState) -> bool:
+        """Whether the run is over."""
+        return (
+            (self.steps is not None and state.step >= self.steps)
+            or (self.sequences is not None and state.sequences >= self.sequences)
+            or (self.seconds is not None and state.elapsed >= self.seconds)
+        )
+
+
+def due(step: int, total_steps: int, every: int | None, parts: int, at_most: int | None = None) -> bool:
+    """Whether something happens after ``step``: every so many steps if that is given, else ``parts`` times in a run.
+
+    Args:
+        step: updates done.
+        total_steps: updates in the run.
+        every: configured interval.
+        parts: how often in a run when no interval is configured.
+        at_most: the largest interval in that case.
+    """
+    if every is not None:
+        return step % every == 0
+    if at_most is not None and step % at_most == 0:
+        return True
+    return step * parts // max(1, total_steps) > (step - 1) * parts // max(1, total_steps)

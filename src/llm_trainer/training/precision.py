@@ -1,0 +1,106 @@
+"""Number formats: what to compute in, and the loss scaling that float16 needs."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+
+from llm_trainer.config import TrainingConfig
+
+Format = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The format of matrix products; weights and optimizer state stay in float32."""
+
+    format: Format
+    device_type: str
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The torch dtype of :attr:`format`."""
+        return DTYPES[self.format]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context that forward passes run in."""
+        if self.format == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device_type, dtype=self.dtype)
+
+    @property
+    def needs_scaler(self) -> bool:
+        """float16 gradients underflow without a loss scale; bfloat16 has float32's range."""
+        return self.format == "fp16"
+
+
+def resolve_precision(config: TrainingConfig, device: torch.device) -> Precision:
+    """Decide the format from the configuration and the device.
+
+    float16 is computed on a CUDA device only; elsewhere it becomes bfloat16, which needs no scaling, and the reason
+    says so. ``auto`` is bfloat16 on GPUs that have it and float32 otherwise.
+    """
+    wanted, reason = _wanted(config)
+    bf16_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if wanted == "auto":
+        if device.type == "cuda":
+            return Precision("bf16" if bf16_gpu else "fp16", "cuda", "mixed precision is the default on a GPU")
+        return Precision("fp32", device.type, "float32 is the default without a GPU")
+    if wanted == "amp":
+        if device.type == "cuda" and not bf16_gpu:
+            return Precision("fp16", "cuda", f"{reason}; this GPU has no bfloat16")
+        return Precision("bf16", device.type, reason)
+    if wanted == "fp16" and device.type != "cuda":
+        return Precision("bf16", device.type, f"{reason}, but float16 needs a GPU; bfloat16 instead")
+    return Precision(cast(Format, wanted), device.type, reason)
+
+
+def _wanted(config: TrainingConfig) -> tuple[str, str]:
+    if config.use_accelerate and config.accelerate_mixed_precision is not None:
+        name = config.accelerate_mixed_precision
+        return ("fp32" if name == "no" else name), f"accelerate_mixed_precision: {name}"
+    if config.precision != "auto":
+        return config.precision, f"precision: {config.precision}"
+    if config.use_amp is not None:
+        return ("amp" if config.use_amp else "fp32"), f"use_amp: {str(config.use_amp).lower()}"
+    return "auto", ""
+
+
+class LossScaler:
+    """Dynamic loss scaling for float16 (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740).
+
+    Losses are multiplied by :attr:`scale` so that small gradients do not vanish. An overflow halves the scale and the
+    step is skipped; ``window`` good steps in a row double it.
+    """
+
+    def __init__(self, enabled: bool, scale: float = 2.0**12, window: int = 1000, minimum: float = 1.0) -> None:
+        self.enabled = enabled
+        self.scale = scale if enabled else 1.0
+        self.window = window
+        self.minimum = minimum
+        self.good_steps = 0
+
+    def update(self, *, overflow: bool) -> None:
+        """Tell the scaler how the step went."""
+        if not self.enabled:
+            return
+        self.good_steps = 0 if overflow else self.good_steps + 1
+        if overflow:
+            self.scale = max(self.minimum, self.scale / 2)
+        elif self.good_steps % self.window == 0:
+            self.scale *= 2
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {"scale": self.scale, "good_steps": self.good_steps}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue from a checkpoint."""
+        if self.enabled:
+            self.scale, self.good_steps = state["scale"], int(state["good_steps"])

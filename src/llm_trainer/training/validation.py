@@ -1,0 +1,57 @@
+"""Loss on text that is not trained on, and the one figure that does not depend on the tokenizer: bits per byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llm_trainer.training.objectives import IGNORE_INDEX, Batch, Objective, shifted_targets
+
+
+def byte_lengths(tokenizer: Any) -> Tensor | None:
+    """Bytes that each token id stands for, (vocab,); None for a tokenizer that cannot tell."""
+    lengths = getattr(tokenizer, "token_byte_lengths", None)
+    return None if lengths is None else torch.from_numpy(np.asarray(lengths(), dtype=np.int64))
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module,
+    objective: Objective,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    autocast: AbstractContextManager[Any],
+    token_bytes: Tensor | None = None,
+) -> dict[str, float]:
+    """Token-weighted loss over all batches: the result does not depend on how they are cut.
+
+    Returns:
+        ``validation/loss`` in nats per token, ``validation/perplexity``, and with ``token_bytes``
+        ``validation/bits_per_byte``: all nats (those of end-of-document tokens too) over the bytes of all targets.
+    """
+    was_training = model.training
+    model.eval()
+    total, count, text_bytes = 0.0, 0, 0
+    try:
+        for batch in batches:
+            with autocast:
+                terms = objective.loss(model, {key: value.to(device) for key, value in batch.items()})
+            total += float(terms.total)
+            count += terms.count
+            if token_bytes is not None:
+                targets = shifted_targets(batch["labels"])
+                text_bytes += int(token_bytes[targets[targets != IGNORE_INDEX]].sum())
+    finally:
+        model.train(was_training)
+    loss = total / max(1, count)
+    metrics = {"validation/loss": loss, "validation/perplexity": math.exp(min(loss, 700.0))}
+    if text_bytes:
+        metrics["validation/bits_per_byte"] = total / math.log(2) / text_bytes
+    return metrics
