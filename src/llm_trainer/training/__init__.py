@@ -1,0 +1,24 @@
+"""The loop and its parts."""
+
+from llm_trainer.training.callbacks import Callback
+from llm_trainer.training.checkpoint import load_checkpoint, save_checkpoint
+from llm_trainer.training.objectives import CausalLM, LossTerms, Objective
+from llm_trainer.training.optimizer import create_optimizer
+from llm_trainer.training.scheduler import create_scheduler
+from llm_trainer.training.trainer import Trainer, TrainResult
+from llm_trainer.training.utils import GradientClipping, training_loop
+
+__all__ = [
+    "Callback",
+    "CausalLM",
+    "GradientClipping",
+    "LossTerms",
+    "Objective",
+    "TrainResult",
+    "Trainer",
+    "create_optimizer",
+    "create_scheduler",
+    "load_checkpoint",
+    "save_checkpoint",
+    "training_loop",
+]

@@ -127,8 +127,13 @@ def load_checkpoint(
     model.load_state_dict(weights)
     if optimizer is not None:
         _restore_optimizer(path, model, optimizer, saved["optimizer"])
-    averages = load_file(path / AVERAGES) if (path / AVERAGES).exists() else {}
-    return LoadedCheckpoint(path, saved["step"], saved["state"], averages)
+    return LoadedCheckpoint(path, saved["step"], saved["state"], load_averages(path))
+
+
+def load_averages(path: str | Path) -> dict[str, Tensor]:
+    """The EMA weights of a checkpoint by parameter name; empty if the run kept none."""
+    file = Path(path) / AVERAGES
+    return load_file(file) if file.exists() else {}
 
 
 def verify_checkpoint(path: str | Path) -> None:
@@ -193,9 +198,9 @@ def remove_old_checkpoints(directory: str | Path, *, keep_last: int, keep: set[i
 def remove_leftovers(directory: str | Path) -> None:
     """Delete what an interrupted save or removal left behind."""
     directory = Path(directory)
-    for path in [*directory.glob(".step-*.tmp"), *directory.glob("step-*")]:
-        if path.is_dir() and not (path / MANIFEST).is_file():
-            shutil.rmtree(path)
+    uncommitted = [path for path in directory.glob("step-*") if path.is_dir() and not (path / MANIFEST).is_file()]
+    for path in [*directory.glob(".step-*.tmp"), *uncommitted]:
+        shutil.rmtree(path)
 
 
 def _commit(temporary: Path, target: Path) -> None:

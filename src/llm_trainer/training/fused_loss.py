@@ -1,8 +1,8 @@
 """Output layer and cross-entropy in one, piece by piece.
 
 With a vocabulary of 8192, the logits of 8192 tokens are 256 MB, and their gradient is as much again: at small scale
-they are most of the memory traffic of a step. Computing loss *and* both gradients chunk by chunk in the forward pass keeps
-one chunk alive at a time. The readable twin is one line, :func:`reference_linear_cross_entropy`.
+they are most of the memory traffic of a step. Computing loss *and* both gradients chunk by chunk in the forward pass
+keeps one chunk alive at a time. The readable twin is one line, :func:`reference_linear_cross_entropy`.
 """
 
 from __future__ import annotations

@@ -41,11 +41,17 @@ class RunReporter(Callback):
         """Open everything; forget metrics after the step that is resumed from."""
         state = trainer.state
         if self.run_dir is not None:
-            self._metrics = MetricsLogger(self.run_dir, report_to=self._config.report_to, config=self._config)
+            chosen = self._config.report_to
+            self._metrics = MetricsLogger(
+                self.run_dir,
+                None if chosen is None else ("jsonl", *chosen),
+                project=self._config.wandb_project,
+                config=self._config.to_dict(),
+            )
             self._metrics.truncate_after(state.step)
             self._status = RunStatus(self.run_dir)
             self._status.start()
-        self._progress = ProgressDisplay(state.total_steps, initial_step=state.step, enabled=not self._quiet)
+        self._progress = ProgressDisplay(state.total_steps, enabled=not self._quiet, first_step=state.step)
         if isinstance(trainer.model, BaseLanguageModel):
             self._flops_per_token = trainer.model.flops_per_token(trainer.model.config.max_seq_len)
             self._peak_flops = matmul_peak(trainer.device, trainer.precision.dtype) * world_size()
@@ -67,7 +73,9 @@ class RunReporter(Callback):
         if self._metrics is not None:
             self._metrics.log(trainer.state.step, metrics)
         if self._progress is not None:
-            self._progress.update(trainer.state.step, loss=metrics["train/loss"], tokens_per_second=speed)
+            self._progress.update(
+                trainer.state.step, metrics["train/loss"], speed, eta_seconds=trainer.seconds_left(speed)
+            )
 
     def on_evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """One line of validation metrics."""

@@ -393,6 +393,15 @@ class Trainer:
             "train/elapsed": state.elapsed,
         }
 
+    def seconds_left(self, tokens_per_second: float) -> float | None:
+        """Time to the end of the run: the steps left, at the tokens per second given; or what the clock has left."""
+        state = self.state
+        by_clock = None if self._horizon.seconds is None else max(0.0, self._horizon.seconds - state.elapsed)
+        if not tokens_per_second or not state.step:
+            return by_clock
+        by_steps = (state.total_steps - state.step) * (state.tokens / state.step) / tokens_per_second
+        return by_steps if by_clock is None else min(by_clock, by_steps)
+
     def _interrupted(self) -> bool:
         """Whether any rank was asked to stop."""
         mine = 1.0 if self._guard.requested else 0.0

@@ -1,0 +1,171 @@
+"""``llm-trainer generate``, ``chat`` and ``evaluate``: use a trained model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm_trainer.cli.options import (
+    Checkpoint,
+    Device,
+    MaxNewTokens,
+    MinP,
+    RepetitionPenalty,
+    RunArgument,
+    RunsDir,
+    Seed,
+    Stop,
+    Temperature,
+    Texts,
+    TopK,
+    TopP,
+)
+
+if TYPE_CHECKING:
+    from llm_trainer.config import GenerationConfig
+
+
+def generate(
+    run: RunArgument = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="Text to continue; left out: read from standard input.")
+    ] = None,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    num_beams: Annotated[int, typer.Option("--num_beams", "--num-beams", help="More than 1: beam search.")] = 1,
+    stop: Stop = None,
+    seed: Seed = None,
+    checkpoint: Checkpoint = "best",
+    device: Device = "auto",
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Continue a prompt.
+
+    Example: llm-trainer generate --prompt "The future of AI is" --temperature 0.7
+    """
+    from llm_trainer.config import GenerationConfig
+    from llm_trainer.workflows.load import load_model
+
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        num_beams=num_beams,
+        stop=stop or [],
+        seed=seed,
+    )
+    prompt = prompt if prompt is not None else _read_prompt()
+    loaded = load_model(run, runs_dir=runs_dir, checkpoint=checkpoint, device=device)
+    if config.uses_beams:
+        typer.echo(loaded.generator.generate(prompt, config))
+    else:
+        _stream(prompt, loaded.generator.stream(prompt, config))
+
+
+def chat(
+    run: RunArgument = None,
+    max_new_tokens: MaxNewTokens = 200,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = 0.95,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.1,
+    seed: Seed = None,
+    checkpoint: Checkpoint = "best",
+    device: Device = "auto",
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Talk to a model: it goes on with whatever you write.
+
+    A model that was only pretrained continues text, it does not answer questions: give it a beginning.
+    """
+    from llm_trainer.config import GenerationConfig
+    from llm_trainer.workflows.load import load_model
+
+    loaded = load_model(run, runs_dir=runs_dir, checkpoint=checkpoint, device=device)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    typer.echo(f"{loaded.description}\nWrite the beginning of a text; it goes on. Commands: {CHAT_COMMANDS}")
+    while (line := _next_line()) is not None:
+        if line in ("/quit", "/exit"):
+            break
+        if line.startswith("/"):
+            _chat_command(line, config)
+        elif line:
+            _stream(line, loaded.generator.stream(line, config))
+
+
+def evaluate(
+    run: RunArgument = None,
+    text: Texts = None,
+    checkpoint: Checkpoint = "best",
+    device: Device = "auto",
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Bits per byte and perplexity on held-out text, next to what xz reaches on the same text."""
+    from llm_trainer.workflows.evaluate import evaluate_run
+
+    paths = [str(path) for path in text] if text else None
+    typer.echo(evaluate_run(run, paths=paths, runs_dir=runs_dir, checkpoint=checkpoint, device=device))
+
+
+CHAT_COMMANDS = "/temperature 0.5, /tokens 100, /seed 1, /quit"
+
+
+def _read_prompt() -> str:
+    if sys.stdin.isatty():
+        return typer.prompt("prompt")  # type: ignore[no-any-return]
+    return sys.stdin.read().rstrip("\n")
+
+
+def _next_line() -> str | None:
+    """The next line a person writes, or None at the end of the input."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+
+
+def _stream(prompt: str, pieces: Iterable[str]) -> None:
+    """Print the prompt, and the continuation as it comes."""
+    typer.echo(prompt, nl=False)
+    for piece in pieces:
+        typer.echo(piece, nl=False)
+        sys.stdout.flush()
+    typer.echo()
+
+
+def _chat_command(line: str, config: GenerationConfig) -> None:
+    """Change a setting between two texts; what is wrong is said and changes nothing."""
+    from llm_trainer.common.errors import ConfigError
+
+    word, _, raw = line[1:].partition(" ")
+    fields = {"temperature": ("temperature", float), "tokens": ("max_new_tokens", int), "seed": ("seed", int)}
+    if word not in fields:
+        typer.echo(f"unknown command; there are: {CHAT_COMMANDS}")
+        return
+    name, kind = fields[word]
+    try:
+        setattr(config, name, kind(raw))
+    except (ValueError, ConfigError) as error:
+        typer.echo(f"/{word}: {error}")
+    else:
+        typer.echo(f"{name} = {getattr(config, name)}")

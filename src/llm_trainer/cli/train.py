@@ -1,0 +1,60 @@
+"""``llm-trainer train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm_trainer.cli.options import OutputDir
+
+ConfigArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[CONFIG]", help="A .yaml or .json file. Left out: the defaults.", show_default=False),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that win over the file.", show_default=False),
+]
+
+
+def train(
+    config: ConfigArgument = None,
+    overrides: Overrides = None,
+    output_dir: OutputDir = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the newest good checkpoint of the run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be trained, and its cost; write nothing.")
+    ] = False,
+) -> None:
+    """Train a model from a configuration file.
+
+    Example: llm-trainer train configs/cpu_small_model.yaml data.dataset_name=my_texts/ training.max_steps=200
+    """
+    run_training(config, list(overrides or []), output_dir=output_dir, resume=resume, dry_run=dry_run)
+
+
+def run_training(
+    config: str | None, overrides: list[str], *, output_dir: Path | None, resume: bool, dry_run: bool
+) -> None:
+    """What ``llm-trainer train`` and ``scripts/train.py`` do."""
+    from llm_trainer.config import load_config
+
+    if config is not None and "=" in config and not Path(config).exists():
+        config, overrides = None, [config, *overrides]
+    if config is None and resume and output_dir is not None:
+        config = str(output_dir / "config.yaml")
+    loaded = load_config(config, overrides)
+    if output_dir is not None:
+        loaded.run.output_dir = str(output_dir)
+
+    from llm_trainer.workflows.pretrain import describe_plan, plan_run, train_run
+
+    for note in loaded.notes:
+        typer.echo(note)
+    if dry_run:
+        typer.echo(describe_plan(plan_run(loaded.run)))
+        return
+    result = train_run(loaded.run, resume=resume)
+    typer.echo(result.summary())

@@ -1,0 +1,260 @@
+"""One configuration in, one run folder out: tokenizer, packed cache, training, evaluation, samples, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_trainer.common.errors import UserError
+from llm_trainer.common.files import explain_os_errors, human_bytes, write_json
+from llm_trainer.config import GenerationConfig, RunConfig, save_config
+from llm_trainer.corpus import DatasetHandle
+from llm_trainer.data import PackProgress, format_progress
+from llm_trainer.evaluation import HeldOutResult, compressor_baselines, evaluate_documents
+from llm_trainer.generation import TextGenerator
+from llm_trainer.models import TransformerLM
+from llm_trainer.monitoring.progress import format_eta
+from llm_trainer.monitoring.report import write_report
+from llm_trainer.monitoring.runs import next_run_name, validate_run_name
+from llm_trainer.monitoring.system import environment
+from llm_trainer.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
+from llm_trainer.training import Trainer, TrainResult
+from llm_trainer.training.checkpoint import list_checkpoints
+from llm_trainer.training.parallel import data_parallel
+from llm_trainer.training.preparation import PreparedData, dataset_label, open_training_data, prepare_data
+from llm_trainer.training.reporting import RunReporter
+from llm_trainer.training.utils import seed_everything
+from llm_trainer.workflows.derive import Derivation, derive
+from llm_trainer.workflows.estimate import Estimate, estimate
+from llm_trainer.workflows.load import load_model
+from llm_trainer.workflows.samples import SampleWriter, write_sample
+
+Echo = Callable[[str], None]
+FINAL_TEMPERATURES = (0.0, 0.5, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What would be trained."""
+
+    run: RunConfig
+    derivations: list[Derivation]
+    estimate: Estimate
+    data: DatasetHandle
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run that has ended."""
+
+    run_dir: Path
+    training: TrainResult
+    held_out: HeldOutResult | None
+    baselines: dict[str, float]
+    report: Path
+
+    def summary(self) -> str:
+        """A few lines for the person."""
+        done = self.training
+        lines = [
+            f"{done.outcome} at step {done.step:,} after {format_eta(done.elapsed)}; training loss {done.loss:.4f}"
+        ]
+        if self.held_out is not None:
+            figures = f"{self.held_out.bits_per_byte:.3f} bits per byte, perplexity {self.held_out.perplexity:.2f}"
+            lines.append(f"held-out text ({human_bytes(self.held_out.bytes)}): {figures}")
+        if self.baselines:
+            compressors = ", ".join(f"{name} {value:.3f}" for name, value in self.baselines.items())
+            lines.append(f"compressors on the same text, bits per byte: {compressors}")
+        lines.append(f"run:    {self.run_dir}")
+        lines.append(f"report: {self.report}")
+        if done.outcome == "interrupted":
+            lines.append(f"go on:  llm-trainer train --resume --output_dir {self.run_dir}")
+        return "\n".join(lines)
+
+
+def plan_run(run: RunConfig) -> RunPlan:
+    """Look at the data and this machine, fill in what was left out, estimate the cost. Writes nothing.
+
+    Raises:
+        UserError: the data set or the device is not there.
+    """
+    run = run.model_copy(deep=True)
+    data = open_training_data(run.data)
+    derivations = derive(run, data.total_bytes)
+    return RunPlan(run, derivations, estimate(run, data.total_bytes), data)
+
+
+def describe_plan(plan: RunPlan) -> str:
+    """The text of ``--dry-run``."""
+    import yaml
+
+    cost = plan.estimate
+    lines = [yaml.safe_dump(plan.run.to_dict(), sort_keys=False, allow_unicode=True, width=110)]
+    lines += ["Derived:", *(f"  {note}" for note in plan.derivations), "", f"Data: {plan.data.description}", "Cost:"]
+    lines.append(f"  parameters      {cost.parameters:,}")
+    lines.append(f"  memory          about {human_bytes(cost.memory_bytes)} (weights, optimizer, one micro-batch)")
+    lines.append(f"  arithmetic      {cost.flops_per_token / 1e6:.1f} MFLOP a token, forward and backward")
+    lines.append(
+        f"  speed           about {cost.tokens_per_second:,.0f} tokens/s (35 % of the matrix rate measured now)"
+    )
+    if cost.tokens is not None:
+        lines.append(f"  tokens          about {cost.tokens:,}")
+    if cost.seconds is not None:
+        lines.append(f"  time            about {format_eta(cost.seconds)}")
+    return "\n".join(lines)
+
+
+def train_run(run: RunConfig, *, resume: bool = False, echo: Echo = print, quiet: bool = False) -> RunResult:
+    """Train a model from a configuration, from text to report.
+
+    Args:
+        run: what to do. ``output_dir`` names the run's folder; left out, a new one is made under ``runs/``.
+        resume: continue the newest good checkpoint in that folder.
+        echo: called with each line for the person.
+        quiet: no live progress.
+
+    Raises:
+        UserError: with what to do about it. A checkpoint that was saved stays good.
+    """
+    main = data_parallel.is_main()
+    echo = echo if main else lambda text: None
+    plan = plan_run(run)
+    run = plan.run
+    run_dir = _open_run_dir(run, plan, resume=resume)
+    for note in plan.derivations:
+        echo(str(note))
+    tokenizer = _tokenizer(run, run_dir, plan.data, echo)
+    run.model.vocab_size = max(tokenizer.vocab_size, run.model.vocab_size if run.model.given("vocab_size") else 0)
+    data = prepare_data(run.data, tokenizer, run.model, run.training, progress=_pack_printer(echo))
+    try:
+        if main:
+            save_config(run, run_dir / "config.yaml")
+            write_json(run_dir / "environment.json", environment())
+            write_json(
+                run_dir / "derived.json", [{**note.__dict__, "value": str(note.value)} for note in plan.derivations]
+            )
+        seed_everything(run.training.seed)
+        model = TransformerLM(run.model)
+        echo(
+            f"model: {model.num_parameters():,} parameters; "
+            f"data: {len(data.train):,} sequences of {data.seq_len} tokens"
+        )
+        reporter = RunReporter(run_dir, run.training, quiet=quiet or not main)
+        samples = SampleWriter(run_dir, run.training.sample_prompts, run.generation)
+        trainer = Trainer(model, tokenizer, run.training, run_dir=run_dir, callbacks=[reporter, samples])
+        try:
+            result = trainer.fit(data.train, data.validation, resume=resume)
+        except BaseException:
+            if main and (run_dir / "metrics.jsonl").exists():
+                write_report(run_dir)
+            raise
+        return _finish(run, run_dir, result, data, echo) if main else RunResult(run_dir, result, None, {}, run_dir)
+    finally:
+        data.close()
+
+
+def _open_run_dir(run: RunConfig, plan: RunPlan, *, resume: bool) -> Path:
+    """The run's folder, made; an existing run in it is never overwritten."""
+    root = Path("runs")
+    if run.output_dir is not None:
+        run_dir = Path(run.output_dir)
+    else:
+        label = dataset_label(run.data)
+        name = run.name or next_run_name(root, plan.estimate.parameters, label, run.data.max_length or 0)
+        validate_run_name(name)
+        run_dir = root / name
+    run.name = run.name or run_dir.name
+    if not resume and list_checkpoints(run_dir / "checkpoints"):
+        raise UserError(
+            f"{run_dir} already holds a run",
+            hint="continue it with --resume, or name another folder with --output_dir",
+        )
+    if data_parallel.is_main():
+        with explain_os_errors(run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
+
+
+def _tokenizer(run: RunConfig, run_dir: Path, data: DatasetHandle, echo: Echo) -> Tokenizer:
+    """Load the run's tokenizer, or the one that the configuration names, or train one."""
+    folder = run_dir / "tokenizer"
+    if (folder / "tokenizer.json").exists():
+        return load_tokenizer(folder)
+    if run.tokenizer.path is not None:
+        tokenizer = load_tokenizer(run.tokenizer.path)
+    else:
+        size = run.tokenizer.vocab_size
+        assert size is not None
+        echo(f"training a BPE tokenizer of {size:,} tokens")
+        trained = BPETokenizer()
+        trained.train_from_iterator(
+            _texts(data, run.tokenizer.train_bytes),
+            vocab_size=size,
+            pattern=run.tokenizer.pattern,
+            min_frequency=run.tokenizer.min_frequency,
+            allow_smaller=True,
+        )
+        if trained.vocab_size < size:
+            echo(f"the text allows only {trained.vocab_size:,} tokens; that is the vocabulary now")
+        tokenizer = trained
+    if data_parallel.is_main():
+        tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _texts(data: DatasetHandle, limit: int) -> Iterator[str]:
+    """Documents up to ``limit`` bytes in all."""
+    used = 0
+    for document in data:
+        yield document.text
+        used += len(document.text)
+        if used >= limit:
+            return
+
+
+def _pack_printer(echo: Echo) -> Callable[[PackProgress], None]:
+    def show(progress: PackProgress) -> None:
+        echo(format_progress(progress))
+
+    return show
+
+
+def _finish(run: RunConfig, run_dir: Path, result: TrainResult, data: PreparedData, echo: Echo) -> RunResult:
+    """Evaluate the best checkpoint on all held-out text, draw samples, write the report."""
+    held_out: HeldOutResult | None = None
+    baselines: dict[str, float] = {}
+    if result.outcome == "finished":
+        loaded = load_model(str(run_dir), device=run.training.device)
+        if data.held_out is not None:
+            echo("evaluating on all held-out text")
+            texts = [document.text for document in data.held_out]
+            held_out = evaluate_documents(loaded.model, loaded.tokenizer, texts)
+            baselines = compressor_baselines(texts)
+            write_evaluation(run_dir, held_out, baselines)
+        for prompt in run.training.sample_prompts:
+            for temperature in FINAL_TEMPERATURES:
+                text = final_sample(loaded.generator, prompt, temperature, run.generation)
+                write_sample(run_dir, result.step, prompt, text, temperature)
+    return RunResult(run_dir, result, held_out, baselines, write_report(run_dir))
+
+
+def final_sample(generator: TextGenerator, prompt: str, temperature: float, config: GenerationConfig) -> str:
+    """One text at a temperature, everything else as configured."""
+    settings = config.model_copy()
+    settings.temperature = temperature
+    text: Any = generator.generate(prompt, settings)
+    return str(text)
+
+
+def write_evaluation(run_dir: Path, result: HeldOutResult, baselines: dict[str, float]) -> None:
+    """evaluation.json: what the report and ``runs list`` read."""
+    write_json(run_dir / "evaluation.json", {"held_out": result.to_dict(), "baselines": baselines})
+
+
+def read_samples(run_dir: Path, step: int) -> list[dict[str, Any]]:
+    """The samples of one step."""
+    lines = (run_dir / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["step"] == step]

@@ -1,0 +1,34 @@
+"""Train a tokenizer on its own and measure it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from llm_trainer.config import DataConfig
+from llm_trainer.config.tokenizer import TokenizerConfig
+from llm_trainer.tokenizer import BPETokenizer
+from llm_trainer.training.preparation import open_training_data
+
+
+def train_tokenizer(output_dir: Path, *, paths: list[str] | None, dataset: str, vocab_size: int, pattern: str) -> str:
+    """Train a BPE tokenizer, save it, and say how well it compresses the start of its text."""
+    TokenizerConfig.from_dict({"vocab_size": vocab_size, "pattern": pattern})
+    config = DataConfig(paths=paths) if paths else DataConfig(dataset_name=dataset)
+    handle = open_training_data(config)
+    tokenizer = BPETokenizer()
+    started = time.perf_counter()
+    tokenizer.train_from_iterator((document.text for document in handle), vocab_size=vocab_size, pattern=pattern)
+    seconds = time.perf_counter() - started
+    tokenizer.save_pretrained(output_dir)
+    probe, size = [], 0
+    for document in handle:
+        probe.append(document.text)
+        size += len(document.text.encode("utf-8"))
+        if size > 1_000_000:
+            break
+    tokens = sum(map(len, tokenizer.encode_batch(probe)))
+    return (
+        f"trained {tokenizer.vocab_size:,} tokens on {handle.description} in {seconds:.1f} s\n"
+        f"{size / max(1, tokens):.2f} bytes per token; saved to {output_dir}"
+    )
