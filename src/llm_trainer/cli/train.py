@@ -42,7 +42,8 @@ def run_training(
     from llm_trainer.config import load_config
 
     if config is not None and "=" in config and not Path(config).exists():
-        config, overrides = None, [config, *overrides]
+        overrides = [config, *overrides]
+        config = None
     if config is None and resume and output_dir is not None:
         config = str(output_dir / "config.yaml")
     loaded = load_config(config, overrides)

@@ -24,9 +24,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank())
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
-        return torch.device("cpu")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -38,7 +36,7 @@ def resolve_device(name: str) -> torch.device:
     )
     if missing:
         raise UserError(f"training.device is {name!r}, but PyTorch sees no such device here", hint="use device: auto")
-    if device.type == "cuda" and device.index is None:
+    if name == "cuda":
         return torch.device("cuda", local_rank())
     return device
 
@@ -68,7 +66,11 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.
     size = 4096 if device.type == "cuda" else size
     a = torch.randn(size, size, device=device, dtype=dtype)
     b = torch.randn(size, size, device=device, dtype=dtype)
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
     a @ b
     synchronize()
     best = float("inf")

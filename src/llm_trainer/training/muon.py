@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             buffers.append(state["momentum"])
         torch._foreach_lerp_(buffers, gradients, 1 - decay)
-        return torch.stack(torch._foreach_lerp(gradients, buffers, decay))  # type: ignore[arg-type]
+        return torch.stack(torch._foreach_lerp(gradients, buffers, decay))
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -79,4 +79,5 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if matrices.shape[-2] > matrices.shape[-1] else x
+    result: Tensor = x.mT if matrices.shape[-2] > matrices.shape[-1] else x
+    return result

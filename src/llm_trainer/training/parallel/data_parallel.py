@@ -49,7 +49,7 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
-    return tensor.tolist()  # type: ignore[no-any-return]
+    return [float(value) for value in tensor]
 
 
 def sum_gradients(model: nn.Module) -> None:
