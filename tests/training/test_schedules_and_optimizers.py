@@ -56,10 +56,11 @@ def test_warmup_ratio_is_a_share_of_all_steps() -> None:
 
 
 def test_intervals_that_nobody_configured() -> None:
-    assert [step for step in range(1, 101) if due(step, 100, None, 5)] == [20, 40, 60, 80, 100]
-    assert [step for step in range(1, 8) if due(step, 7, None, 20)] == [1, 2, 3, 4, 5, 6, 7]
-    assert [step for step in range(1, 31) if due(step, 30, 10, 5)] == [10, 20, 30]
-    assert sum(due(step, 50_000, None, 10, at_most=1000) for step in range(1, 50_001)) == 50
+    assert [step for step in range(1, 101) if due(step, 100, None)] == [20, 40, 60, 80, 100]
+    assert [step for step in range(1, 1001) if due(step, 1000, None)] == list(range(100, 1001, 100))
+    assert [step for step in range(1, 8) if due(step, 7, None)] == [7]
+    assert [step for step in range(1, 31) if due(step, 30, 10)] == [10, 20, 30]
+    assert sum(due(step, 50_000, None, at_most=1000) for step in range(1, 50_001)) == 50
 
 
 @pytest.mark.covers("R259", "R263")

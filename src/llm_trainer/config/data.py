@@ -42,12 +42,13 @@ class DataConfig(Settings):
     max_documents: Int | None = Field(None, gt=0)
     """Use only the first documents."""
     packing: Literal["bfd", "concat"] = "bfd"
-    """bfd: whole documents fitted together (best-fit decreasing); concat: end to end, cut at the sequence length."""
+    """bfd: whole documents fitted together (best-fit decreasing), cut only where too many positions would be wasted;
+    concat: end to end, cut at the sequence length. Neither loses a token."""
     compression: Literal["lz4", "none"] = "lz4"
     """Codec of the cache."""
     cache_dir: str | None = None
     """Where the packed cache lives. Unset: ``cache/`` in the current folder, one subfolder per data set."""
-    validation_tokens: Int = Field(200_000, gt=0)
+    validation_tokens: Int = Field(65_536, gt=0)
     """Validation during training looks at no more tokens than this; the final evaluation reads all."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {

@@ -106,7 +106,7 @@ class TrainingConfig(Settings):
     logging_steps: Int = Field(10, gt=0)
     """Steps between lines of metrics."""
     eval_steps: Int | None = Field(None, gt=0)
-    """Steps between validations. Unset: about 20 in a run."""
+    """Steps between validations. Unset: about 10 in a run."""
     save_steps: Int | None = Field(None, gt=0)
     """Steps between checkpoints. Unset: 10 in a run, at most 1000 apart."""
     keep_last: Int = Field(2, gt=0)

@@ -105,18 +105,25 @@ class Horizon:
         )
 
 
-def due(step: int, total_steps: int, every: int | None, parts: int, at_most: int | None = None) -> bool:
-    """Whether something happens after ``step``: every so many steps if that is given, else ``parts`` times in a run.
+TIMES_PER_RUN = 10
+"""How often a run validates and saves when no interval is configured..."""
+LEAST_INTERVAL = 20
+"""...but not more often than after so many steps: a run of 30 steps is not half validation."""
+
+
+def due(step: int, total_steps: int, every: int | None, *, at_most: int | None = None) -> bool:
+    """Whether something happens after ``step``: every so many steps if that is given, else about ten times in a run.
 
     Args:
         step: updates done.
-        total_steps: updates in the run.
+        total_steps: updates in the run; the estimate of a timed run may change from step to step.
         every: configured interval.
-        parts: how often in a run when no interval is configured.
-        at_most: the largest interval in that case.
+        at_most: the largest interval when none is configured.
     """
     if every is not None:
         return step % every == 0
     if at_most is not None and step % at_most == 0:
         return True
-    return step * parts // max(1, total_steps) > (step - 1) * parts // max(1, total_steps)
+    total_steps = max(1, total_steps)
+    parts = max(1, min(TIMES_PER_RUN, total_steps // LEAST_INTERVAL))
+    return step * parts // total_steps > (step - 1) * parts // total_steps

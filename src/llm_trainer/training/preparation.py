@@ -115,7 +115,8 @@ def prepare_data(
     root = temporary[0] if temporary else Path(data_config.cache_dir or "cache")
 
     def pack(handle: DatasetHandle, limit: int | None) -> TokenCache:
-        identity = [handle.fingerprint, tokenizer.fingerprint(), seq_len, data_config.packing, limit]
+        how = [data_config.packing, data_config.compression, limit]
+        identity = [handle.fingerprint, tokenizer.fingerprint(), seq_len, *how]
         folder = root / f"{slug(handle.name)}-{handle.split}-{fingerprint(identity)[:8]}".replace("/", "_")
         return _pack_on_one_rank(handle, limit, tokenizer, folder, seq_len, data_config, progress)
 
@@ -207,6 +208,7 @@ def _pack_on_one_rank(
             codec=config.compression,
             packer=config.packing,
             progress=progress,
+            total_documents=limit or handle.split_documents,
             source_fingerprint=handle.fingerprint,
             source_description=handle.description,
         )

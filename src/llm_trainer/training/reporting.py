@@ -41,16 +41,16 @@ class RunReporter(Callback):
         """Open everything; forget metrics after the step that is resumed from."""
         state = trainer.state
         if self.run_dir is not None:
-            chosen = self._config.report_to
+            # First of all: it refuses a folder that another process is training in.
+            self._status = RunStatus(self.run_dir)
+            self._status.start()
             self._metrics = MetricsLogger(
                 self.run_dir,
-                None if chosen is None else ("jsonl", *chosen),
+                self._config.report_to,
                 project=self._config.wandb_project,
                 config=self._config.to_dict(),
             )
             self._metrics.truncate_after(state.step)
-            self._status = RunStatus(self.run_dir)
-            self._status.start()
         self._progress = ProgressDisplay(state.total_steps, enabled=not self._quiet, first_step=state.step)
         if isinstance(trainer.model, BaseLanguageModel):
             self._flops_per_token = trainer.model.flops_per_token(trainer.model.config.max_seq_len)

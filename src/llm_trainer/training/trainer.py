@@ -42,8 +42,6 @@ from llm_trainer.training.scheduler import learning_rate_factor
 from llm_trainer.training.utils import GradientClipping, seed_everything
 from llm_trainer.training.validation import byte_lengths, validate
 
-EVALUATIONS_PER_RUN = 20
-CHECKPOINTS_PER_RUN = 10
 LARGEST_SAVE_INTERVAL = 1000
 
 
@@ -118,15 +116,17 @@ class Trainer:
 
         if self.tokenizer is None:
             raise UserError("train_from_config needs a tokenizer: Trainer(model, tokenizer, config)")
-        data = prepare_data(data_config, self.tokenizer, model_config, self.config)
-        if self.run_dir is None:
-            self.run_dir = run_folder(self.model, data_config, data.seq_len)
-        if not any(isinstance(callback, RunReporter) for callback in self.callbacks):
-            self.callbacks.append(RunReporter(self.run_dir, self.config))
-        try:
-            return self.fit(data.train, data.validation, resume=resume)
-        finally:
-            data.close()
+        with data_parallel.process_group(devices.resolve_device(self.config.device)):
+            data = prepare_data(data_config, self.tokenizer, model_config, self.config)
+            if self.run_dir is None:
+                name = data_parallel.from_main(lambda: str(run_folder(self.model, data_config, data.seq_len)))
+                self.run_dir = Path(name)
+            if not any(isinstance(callback, RunReporter) for callback in self.callbacks):
+                self.callbacks.append(RunReporter(self.run_dir, self.config))
+            try:
+                return self.fit(data.train, data.validation, resume=resume)
+            finally:
+                data.close()
 
     def fit(self, data: Any, eval_data: Any = None, *, resume: bool = False) -> TrainResult:
         """Train until the configured end.
@@ -226,6 +226,12 @@ class Trainer:
                 f"checkpoint {path} was trained on other data than the data of this run",
                 hint="resume with the same data, tokenizer and sequence length, or start a new run",
             )
+        if saved["seed"] != self.config.seed:
+            raise CheckpointError(
+                f"checkpoint {path} was trained with seed {saved['seed']}; with seed {self.config.seed} the data would "
+                "come in another order, some of it twice",
+                hint=f"resume with training.seed={saved['seed']}, or start a new run",
+            )
         self.state = TrainState.from_dict(saved["train"])
         self._scaler.load_state_dict(saved["scaler"])
         if self.ema is not None:
@@ -316,10 +322,10 @@ class Trainer:
         if last or state.step % config.logging_steps == 0:
             self._tell("on_log", self._training_metrics(window))
             window.reset()
-        save = last or due(state.step, state.total_steps, config.save_steps, CHECKPOINTS_PER_RUN, LARGEST_SAVE_INTERVAL)
+        save = last or due(state.step, state.total_steps, config.save_steps, at_most=LARGEST_SAVE_INTERVAL)
         if save:
             self.save()
-        wants_evaluation = due(state.step, state.total_steps, config.eval_steps, EVALUATIONS_PER_RUN) or last
+        wants_evaluation = due(state.step, state.total_steps, config.eval_steps) or last
         if self._eval_loader is not None and wants_evaluation and not interrupted:
             started = time.perf_counter()
             stop = self._validate_and_judge(saved=save)
@@ -364,6 +370,7 @@ class Trainer:
             "train": self.state.to_dict(),
             "scaler": self._scaler.state_dict(),
             "data": self._loader.fingerprint,
+            "seed": self.config.seed,
             "loss": self.loss,
         }
         averages = self.ema.averages if self.ema is not None else None

@@ -40,6 +40,7 @@ def pack_text(
         codec=config.compression,
         packer=config.packing,
         progress=lambda progress: echo(format_progress(progress)),
+        total_documents=handle.split_documents,
         source_fingerprint=handle.fingerprint,
         source_description=handle.description,
         force_rebuild=force_rebuild,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_trainer.common.devices import resolve_device
 from llm_trainer.common.errors import UserError
 from llm_trainer.common.files import explain_os_errors, human_bytes, write_json
 from llm_trainer.config import GenerationConfig, RunConfig, save_config
@@ -16,6 +17,7 @@ from llm_trainer.data import PackProgress, format_progress
 from llm_trainer.evaluation import HeldOutResult, compressor_baselines, evaluate_documents
 from llm_trainer.generation import TextGenerator
 from llm_trainer.models import TransformerLM
+from llm_trainer.monitoring.metrics import METRICS_FILE
 from llm_trainer.monitoring.progress import format_eta
 from llm_trainer.monitoring.report import write_report
 from llm_trainer.monitoring.runs import next_run_name, validate_run_name
@@ -119,41 +121,55 @@ def train_run(run: RunConfig, *, resume: bool = False, echo: Echo = print, quiet
     Raises:
         UserError: with what to do about it. A checkpoint that was saved stays good.
     """
-    main = data_parallel.is_main()
-    echo = echo if main else lambda text: None
+    with data_parallel.process_group(resolve_device(run.training.device)):
+        return _train_run(run, resume=resume, echo=echo if data_parallel.is_main() else _silence, quiet=quiet)
+
+
+def _train_run(run: RunConfig, *, resume: bool, echo: Echo, quiet: bool) -> RunResult:
     plan = plan_run(run)
     run = plan.run
-    run_dir = _open_run_dir(run, plan, resume=resume)
+    run_dir = Path(data_parallel.from_main(lambda: str(_open_run_dir(run, plan, resume=resume))))
+    run.name = run.name or run_dir.name
     for note in plan.derivations:
         echo(str(note))
-    tokenizer = _tokenizer(run, run_dir, plan.data, echo)
+    tokenizer = _tokenizer(plan, run_dir, echo)
     run.model.vocab_size = max(tokenizer.vocab_size, run.model.vocab_size if run.model.given("vocab_size") else 0)
     data = prepare_data(run.data, tokenizer, run.model, run.training, progress=_pack_printer(echo))
     try:
-        if main:
-            save_config(run, run_dir / "config.yaml")
-            write_json(run_dir / "environment.json", environment())
-            write_json(
-                run_dir / "derived.json", [{**note.__dict__, "value": str(note.value)} for note in plan.derivations]
-            )
         seed_everything(run.training.seed)
         model = TransformerLM(run.model)
-        echo(
-            f"model: {model.num_parameters():,} parameters; "
-            f"data: {len(data.train):,} sequences of {data.seq_len} tokens"
-        )
-        reporter = RunReporter(run_dir, run.training, quiet=quiet or not main)
+        _describe_run(run_dir, run, plan, model)
+        size = f"{len(data.train):,} sequences of {data.seq_len} tokens"
+        echo(f"model: {model.num_parameters():,} parameters; data: {size}")
+        reporter = RunReporter(run_dir, run.training, quiet=quiet)
         samples = SampleWriter(run_dir, run.training.sample_prompts, run.generation)
         trainer = Trainer(model, tokenizer, run.training, run_dir=run_dir, callbacks=[reporter, samples])
         try:
             result = trainer.fit(data.train, data.validation, resume=resume)
         except BaseException:
-            if main and (run_dir / "metrics.jsonl").exists():
+            if data_parallel.is_main() and (run_dir / METRICS_FILE).exists():
                 write_report(run_dir)
             raise
-        return _finish(run, run_dir, result, data, echo) if main else RunResult(run_dir, result, None, {}, run_dir)
+        if not data_parallel.is_main():
+            return RunResult(run_dir, result, None, {}, run_dir / "report.html")
+        return _finish(run, run_dir, result, data, echo)
     finally:
         data.close()
+
+
+def _silence(text: str) -> None:
+    """Ranks other than the first have nothing to say."""
+
+
+def _describe_run(run_dir: Path, run: RunConfig, plan: RunPlan, model: TransformerLM) -> None:
+    """What the run's folder says before the first step: configuration, machine, derived values."""
+    if not data_parallel.is_main():
+        return
+    notes = [{"key": note.key, "value": str(note.value), "reason": note.reason} for note in plan.derivations]
+    parameters = {"key": "model.parameters", "value": model.num_parameters(), "reason": "counted, tied weights once"}
+    save_config(run, run_dir / "config.yaml")
+    write_json(run_dir / "environment.json", environment())
+    write_json(run_dir / "derived.json", [*notes, parameters])
 
 
 def _open_run_dir(run: RunConfig, plan: RunPlan, *, resume: bool) -> Path:
@@ -164,44 +180,45 @@ def _open_run_dir(run: RunConfig, plan: RunPlan, *, resume: bool) -> Path:
     else:
         label = dataset_label(run.data)
         name = run.name or next_run_name(root, plan.estimate.parameters, label, run.data.max_length or 0)
-        validate_run_name(name)
-        run_dir = root / name
-    run.name = run.name or run_dir.name
+        run_dir = root / validate_run_name(name)
     if not resume and list_checkpoints(run_dir / "checkpoints"):
         raise UserError(
             f"{run_dir} already holds a run",
             hint="continue it with --resume, or name another folder with --output_dir",
         )
-    if data_parallel.is_main():
-        with explain_os_errors(run_dir):
-            run_dir.mkdir(parents=True, exist_ok=True)
+    with explain_os_errors(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
     return run_dir
 
 
-def _tokenizer(run: RunConfig, run_dir: Path, data: DatasetHandle, echo: Echo) -> Tokenizer:
-    """Load the run's tokenizer, or the one that the configuration names, or train one."""
+def _tokenizer(plan: RunPlan, run_dir: Path, echo: Echo) -> Tokenizer:
+    """Load the run's tokenizer; before that, on one rank, train it or copy the one that the configuration names."""
     folder = run_dir / "tokenizer"
-    if (folder / "tokenizer.json").exists():
-        return load_tokenizer(folder)
-    if run.tokenizer.path is not None:
-        tokenizer = load_tokenizer(run.tokenizer.path)
-    else:
-        size = run.tokenizer.vocab_size
-        assert size is not None
-        echo(f"training a BPE tokenizer of {size:,} tokens")
-        trained = BPETokenizer()
-        trained.train_from_iterator(
-            _texts(data, run.tokenizer.train_bytes),
-            vocab_size=size,
-            pattern=run.tokenizer.pattern,
-            min_frequency=run.tokenizer.min_frequency,
-            allow_smaller=True,
-        )
-        if trained.vocab_size < size:
-            echo(f"the text allows only {trained.vocab_size:,} tokens; that is the vocabulary now")
-        tokenizer = trained
-    if data_parallel.is_main():
-        tokenizer.save_pretrained(folder)
+    if data_parallel.is_main() and not (folder / "tokenizer.json").exists():
+        if plan.run.tokenizer.path is not None:
+            load_tokenizer(plan.run.tokenizer.path).save_pretrained(folder)
+        else:
+            _train_tokenizer(plan, echo).save_pretrained(folder)
+    data_parallel.barrier()
+    return load_tokenizer(folder)
+
+
+def _train_tokenizer(plan: RunPlan, echo: Echo) -> BPETokenizer:
+    settings = plan.run.tokenizer
+    size = settings.vocab_size
+    assert size is not None
+    echo(f"training a BPE tokenizer of {size:,} tokens")
+    tokenizer = BPETokenizer()
+    tokenizer.train_from_iterator(
+        _texts(plan.data, settings.train_bytes),
+        vocab_size=size,
+        pattern=settings.pattern,
+        min_frequency=settings.min_frequency,
+        # A size that we derived may be too large for the text; one that the person gave is a promise.
+        allow_smaller=any(note.key == "tokenizer.vocab_size" for note in plan.derivations),
+    )
+    if tokenizer.vocab_size < size:
+        echo(f"the text allows only {tokenizer.vocab_size:,} tokens; that is the vocabulary now")
     return tokenizer
 
 

@@ -7,7 +7,7 @@ gradient that one process would compute. ``torchrun`` starts the ranks; a proces
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -41,6 +41,16 @@ def barrier() -> None:
     """Wait for all ranks."""
     if world_size() > 1:
         dist.barrier()
+
+
+def from_main(compute: Callable[[], str]) -> str:
+    """The text that rank 0 computes, on every rank."""
+    if world_size() == 1:
+        return compute()
+    box: list[str | None] = [compute() if is_main() else None]
+    dist.broadcast_object_list(box)
+    assert box[0] is not None
+    return box[0]
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
