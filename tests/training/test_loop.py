@@ -262,3 +262,16 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch: pytest.Mon
 def test_texts_need_a_tokenizer() -> None:
     with pytest.raises(UserError, match="needs a tokenizer"):
         Trainer(tiny_model(), config=config()).fit(["some text"])
+
+
+def test_auto_precision_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llm_trainer.training import precision
+
+    for speeds, expected in (((100e9, 300e9), "bf16"), ((100e9, 110e9), "fp32"), ((100e9, 1e9), "fp32")):
+        rates = dict(zip((torch.float32, torch.bfloat16), speeds))
+        monkeypatch.setattr(precision, "matmul_peak", lambda device, dtype, rates=rates, **options: rates[dtype])
+        precision._probe_cpu.cache_clear()
+        chosen = precision.resolve_precision(config(precision="auto"), torch.device("cpu"))
+        assert chosen.format == expected
+        assert "measured now" in chosen.reason
+    precision._probe_cpu.cache_clear()

@@ -70,7 +70,7 @@ def generate(
     if config.uses_beams:
         typer.echo(loaded.generator.generate(prompt, config))
     else:
-        _stream(prompt, loaded.generator.stream(prompt, config))
+        _stream(prompt, loaded.generator.stream(prompt, config, return_full_text=False))
 
 
 def chat(
@@ -110,7 +110,7 @@ def chat(
         if line.startswith("/"):
             _chat_command(line, config)
         elif line:
-            _stream(line, loaded.generator.stream(line, config))
+            _stream(line, loaded.generator.stream(line, config, return_full_text=False))
 
 
 def evaluate(

@@ -58,14 +58,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + chunk)
             piece, answers = hidden[rows].to(dtype), targets[rows].unsqueeze(1)
             logits = (piece @ cast_weight.T).float()  # (chunk, vocab)
-            log_normaliser = torch.logsumexp(logits, dim=1, keepdim=True)  # (chunk, 1)
-            total += (log_normaliser - logits.gather(1, answers)).sum()
+            right = logits.gather(1, answers)  # (chunk, 1)
+            largest = logits.amax(dim=1, keepdim=True)
+            # One exponential serves loss and gradient: logsumexp and a softmax after it would take two.
+            exponentials = logits.sub_(largest).exp_()
+            normaliser = exponentials.sum(dim=1, keepdim=True)
+            total += (largest + normaliser.log() - right).sum()
             if grad_hidden is None or grad_weight is None:
                 continue
             # d loss / d logits = softmax - one-hot, in the logits' own memory.
-            grad_logits = logits.sub_(log_normaliser).exp_()
-            grad_logits.scatter_add_(1, answers, grad_logits.new_full((1, 1), -1.0).expand_as(answers))
-            grad_logits = grad_logits.to(dtype)
+            softmax = exponentials.div_(normaliser)
+            softmax.scatter_add_(1, answers, softmax.new_full((1, 1), -1.0).expand_as(answers))
+            grad_logits = softmax.to(dtype)
             grad_hidden[rows] = grad_logits @ cast_weight
             grad_weight += grad_logits.T @ piece
         if grad_hidden is not None and grad_weight is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 
+from llm_trainer.common.devices import matmul_peak
 from llm_trainer.config import TrainingConfig
 
 Format = Literal["fp32", "bf16", "fp16"]
@@ -28,6 +30,11 @@ class Precision:
         """The torch dtype of :attr:`format`."""
         return DTYPES[self.format]
 
+    @classmethod
+    def saved(cls, name: str, device_type: str) -> Precision:
+        """The format that a checkpoint was trained in."""
+        return cls(cast(Format, name), device_type, "the format of the checkpoint")
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that forward passes run in."""
         if self.format == "fp32":
@@ -44,14 +51,15 @@ def resolve_precision(config: TrainingConfig, device: torch.device) -> Precision
     """Decide the format from the configuration and the device.
 
     float16 is computed on a CUDA device only; elsewhere it becomes bfloat16, which needs no scaling, and the reason
-    says so. ``auto`` is bfloat16 on GPUs that have it and float32 otherwise.
+    says so. ``auto`` is bfloat16 on GPUs that have it; on a CPU it is what a short measurement says, because some
+    processors compute bfloat16 several times faster than float32 and others hundreds of times slower.
     """
     wanted, reason = _wanted(config)
     bf16_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if wanted == "auto":
         if device.type == "cuda":
             return Precision("bf16" if bf16_gpu else "fp16", "cuda", "mixed precision is the default on a GPU")
-        return Precision("fp32", device.type, "float32 is the default without a GPU")
+        return _probe_cpu() if device.type == "cpu" else Precision("fp32", device.type, "float32 is the default here")
     if wanted == "amp":
         if device.type == "cuda" and not bf16_gpu:
             return Precision("fp16", "cuda", f"{reason}; this GPU has no bfloat16")
@@ -59,6 +67,20 @@ def resolve_precision(config: TrainingConfig, device: torch.device) -> Precision
     if wanted == "fp16" and device.type != "cuda":
         return Precision("bf16", device.type, f"{reason}, but float16 needs a GPU; bfloat16 instead")
     return Precision(cast(Format, wanted), device.type, reason)
+
+
+WORTHWHILE = 1.5
+"""bfloat16 has to be this much faster than float32 in matrix products: casting costs something too."""
+
+
+@functools.cache
+def _probe_cpu() -> Precision:
+    """Time both formats for a fraction of a second, once in a process."""
+    cpu = torch.device("cpu")
+    single = matmul_peak(cpu, torch.float32, seconds=0.15, size=768)
+    half = matmul_peak(cpu, torch.bfloat16, seconds=0.15, size=768)
+    measured = f"{half / 1e9:,.0f} GFLOP/s in bfloat16, {single / 1e9:,.0f} in float32, measured now"
+    return Precision("bf16" if half > WORTHWHILE * single else "fp32", "cpu", measured)
 
 
 def _wanted(config: TrainingConfig) -> tuple[str, str]:

@@ -37,7 +37,7 @@ from llm_trainer.training.modules import prepare_model
 from llm_trainer.training.objectives import Batch, CausalLM, LossTerms, Objective
 from llm_trainer.training.optimizer import create_optimizer, set_learning_rate
 from llm_trainer.training.parallel import data_parallel
-from llm_trainer.training.precision import LossScaler, resolve_precision
+from llm_trainer.training.precision import LossScaler, Precision, resolve_precision
 from llm_trainer.training.scheduler import learning_rate_factor
 from llm_trainer.training.utils import GradientClipping, seed_everything
 from llm_trainer.training.validation import byte_lengths, validate
@@ -167,12 +167,13 @@ class Trainer:
         if not hasattr(self, "device"):
             self.device = devices.resolve_device(self.config.device)
             self.model.to(self.device)
+        precision = getattr(self, "precision", None) or resolve_precision(self.config, self.device)
         return validate(
             self.model,
             self.objective,
             loader.batches(0, len(loader)),
             device=self.device,
-            autocast=resolve_precision(self.config, self.device).autocast(),
+            autocast=precision.autocast(),
             token_bytes=byte_lengths(self.tokenizer),
         )
 
@@ -234,6 +235,9 @@ class Trainer:
             )
         self.state = TrainState.from_dict(saved["train"])
         self._scaler.load_state_dict(saved["scaler"])
+        if self.config.precision == "auto" and self.config.use_amp is None:
+            # What was measured then, not what a busy machine measures now.
+            self.precision = Precision.saved(saved["precision"], self.device.type)
         if self.ema is not None:
             self.ema.load(loaded.averages)
         self._horizon.update(self.state, self.config)
@@ -371,6 +375,7 @@ class Trainer:
             "scaler": self._scaler.state_dict(),
             "data": self._loader.fingerprint,
             "seed": self.config.seed,
+            "precision": self.precision.format,
             "loss": self.loss,
         }
         averages = self.ema.averages if self.ema is not None else None

@@ -44,7 +44,10 @@ def derive(run: RunConfig, text_bytes: int | None) -> list[Derivation]:
         choose("training", "device", str(device), "the best device that PyTorch sees here")
     precision = resolve_precision(run.training, device)
     if run.training.precision == "auto":
-        notes.append(Derivation("training.precision", precision.format, precision.reason))
+        if run.training.use_amp is None:
+            choose("training", "precision", precision.format, precision.reason)
+        else:
+            notes.append(Derivation("training.precision", precision.format, precision.reason))
     length = run.data.max_length or run.training.sequence_length
     if not run.model.given("max_seq_len"):
         if length is not None:

@@ -1,0 +1,1 @@
+"""Documented import paths that stay the same when the house behind them is rearranged."""
