@@ -64,7 +64,7 @@ def main() -> None:
 
     setup_environment()
     try:
-        app()
+        app(prog_name="llm-trainer")
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -70,7 +70,7 @@ def generate(
     if config.uses_beams:
         typer.echo(loaded.generator.generate(prompt, config))
     else:
-        _stream(prompt, loaded.generator.stream(prompt, config, return_full_text=False))
+        _stream(loaded.generator.stream(prompt, config))
 
 
 def chat(
@@ -110,7 +110,7 @@ def chat(
         if line.startswith("/"):
             _chat_command(line, config)
         elif line:
-            _stream(line, loaded.generator.stream(line, config, return_full_text=False))
+            _stream(loaded.generator.stream(line, config))
 
 
 def evaluate(
@@ -144,9 +144,8 @@ def _next_line() -> str | None:
         return None
 
 
-def _stream(prompt: str, pieces: Iterable[str]) -> None:
-    """Print the prompt, and the continuation as it comes."""
-    typer.echo(prompt, nl=False)
+def _stream(pieces: Iterable[str]) -> None:
+    """Print a text, its prompt first, as it comes."""
     for piece in pieces:
         typer.echo(piece, nl=False)
         sys.stdout.flush()
@@ -165,7 +164,9 @@ def _chat_command(line: str, config: GenerationConfig) -> None:
     name, kind = fields[word]
     try:
         setattr(config, name, kind(raw))
-    except (ValueError, ConfigError) as error:
-        typer.echo(f"/{word}: {error}")
+    except ValueError:
+        typer.echo(f"/{word}: {raw!r} is not a number")
+    except ConfigError as error:
+        typer.echo(f"/{word}: {'; '.join(error.problems)}")
     else:
         typer.echo(f"{name} = {getattr(config, name)}")

@@ -11,10 +11,10 @@ from typing import Any
 from llm_trainer.common.devices import resolve_device
 from llm_trainer.common.errors import UserError
 from llm_trainer.common.files import explain_os_errors, human_bytes, write_json
-from llm_trainer.config import GenerationConfig, RunConfig, save_config
+from llm_trainer.config import RunConfig, save_config
 from llm_trainer.corpus import DatasetHandle
 from llm_trainer.data import PackProgress, format_progress
-from llm_trainer.evaluation import HeldOutResult, compressor_baselines, evaluate_documents
+from llm_trainer.evaluation import HeldOutResult, compressor_baselines, evaluate_documents, generation_quality
 from llm_trainer.generation import TextGenerator
 from llm_trainer.models import TransformerLM
 from llm_trainer.monitoring.metrics import METRICS_FILE
@@ -133,6 +133,8 @@ def _train_run(run: RunConfig, *, resume: bool, echo: Echo, quiet: bool) -> RunR
     for note in plan.derivations:
         echo(str(note))
     tokenizer = _tokenizer(plan, run_dir, echo)
+    if run.tokenizer.path is None:
+        run.tokenizer.vocab_size = tokenizer.vocab_size
     run.model.vocab_size = max(tokenizer.vocab_size, run.model.vocab_size if run.model.given("vocab_size") else 0)
     data = prepare_data(run.data, tokenizer, run.model, run.training, progress=_pack_printer(echo))
     try:
@@ -250,25 +252,34 @@ def _finish(run: RunConfig, run_dir: Path, result: TrainResult, data: PreparedDa
             texts = [document.text for document in data.held_out]
             held_out = evaluate_documents(loaded.model, loaded.tokenizer, texts)
             baselines = compressor_baselines(texts)
-            write_evaluation(run_dir, held_out, baselines)
-        for prompt in run.training.sample_prompts:
-            for temperature in FINAL_TEMPERATURES:
-                text = final_sample(loaded.generator, prompt, temperature, run.generation)
-                write_sample(run_dir, result.step, prompt, text, temperature)
+        samples = _final_samples(run, run_dir, result.step, loaded.generator)
+        write_evaluation(run_dir, held_out, baselines, samples)
     return RunResult(run_dir, result, held_out, baselines, write_report(run_dir))
 
 
-def final_sample(generator: TextGenerator, prompt: str, temperature: float, config: GenerationConfig) -> str:
-    """One text at a temperature, everything else as configured."""
-    settings = config.model_copy()
-    settings.temperature = temperature
-    text: Any = generator.generate(prompt, settings)
-    return str(text)
+def _final_samples(run: RunConfig, run_dir: Path, step: int, generator: TextGenerator) -> list[str]:
+    """Continue every prompt at several temperatures, keep the texts with the run; returns the continuations."""
+    continuations = []
+    for prompt in run.training.sample_prompts:
+        for temperature in FINAL_TEMPERATURES:
+            settings = run.generation.model_copy()
+            settings.temperature = temperature
+            text = "".join(generator.stream(prompt, settings, return_full_text=False))
+            write_sample(run_dir, step, prompt, prompt + text, temperature)
+            continuations.append(text)
+    return continuations
 
 
-def write_evaluation(run_dir: Path, result: HeldOutResult, baselines: dict[str, float]) -> None:
+def write_evaluation(
+    run_dir: Path, result: HeldOutResult | None, baselines: dict[str, float], samples: list[str] | None = None
+) -> None:
     """evaluation.json: what the report and ``runs list`` read."""
-    write_json(run_dir / "evaluation.json", {"held_out": result.to_dict(), "baselines": baselines})
+    content: dict[str, Any] = {"baselines": baselines}
+    if result is not None:
+        content["held_out"] = result.to_dict()
+    if samples:
+        content["samples"] = generation_quality(samples)
+    write_json(run_dir / "evaluation.json", content)
 
 
 def read_samples(run_dir: Path, step: int) -> list[dict[str, Any]]:
