@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llm_trainer.common.errors import CheckpointError, CorruptionError, UserError
@@ -32,6 +31,7 @@ from llm_trainer.common.files import (
 )
 from llm_trainer.common.hashing import hash_file
 from llm_trainer.models import BaseLanguageModel
+from llm_trainer.models.weights import save_weights
 from llm_trainer.training.optimizer import optimizers_of
 
 FORMAT = 1
@@ -96,7 +96,7 @@ def save_checkpoint(
     try:
         for name, tensors in files.items():
             if tensors:
-                _save_tensors(temporary / name, tensors)
+                save_weights(temporary / name, tensors)
         if isinstance(model, BaseLanguageModel):
             write_json(temporary / "config.json", model.config.to_dict())
         details = {"format": FORMAT, "step": step, "time": time.time(), "aliases": aliases}
@@ -216,19 +216,6 @@ def _commit(temporary: Path, target: Path) -> None:
             shutil.rmtree(target)
         os.replace(temporary, target)
         fsync_dir(target.parent)
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    try:
-        with explain_os_errors(path):
-            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        if "os error 28" in str(error) or "No space" in str(error):
-            raise UserError(
-                f"the disk is full: could not write {path.name}",
-                hint="free some space and run the same command with --resume; what was saved before is intact",
-            ) from None
-        raise
 
 
 def _model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,6 +8,8 @@ import torch
 
 from llm_trainer.config import ModelConfig, load_config
 from llm_trainer.models import TransformerLM
+from llm_trainer.models.base import read_config
+from llm_trainer.models.interop.convert import config_from_hf
 from llm_trainer.models.summary import describe
 from llm_trainer.workflows.load import find_run
 
@@ -35,6 +37,5 @@ def _model_config(target: str, runs_dir: Path) -> ModelConfig:
     folder = find_run(target, runs_dir)
     if (folder / "config.yaml").exists():
         return load_config(folder / "config.yaml").run.model
-    model = TransformerLM.from_pretrained(folder)
-    assert isinstance(model.config, ModelConfig)
-    return model.config
+    values = read_config(folder)
+    return config_from_hf(values) if "model_type" in values else ModelConfig.from_dict(values)

@@ -1,0 +1,165 @@
+"""What every language model of this project can do: be counted, be saved, be loaded, and generate."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from llm_trainer.common.errors import CheckpointError
+from llm_trainer.common.files import read_json, write_json
+from llm_trainer.config import ModelConfig
+from llm_trainer.models.weights import CONFIG, load_into, load_weights, save_weights
+
+M = TypeVar("M", bound="BaseLanguageModel")
+
+
+@dataclass
+class LMOutput:
+    """What a forward pass gives, by attribute or by key: ``out.logits`` is ``out["logits"]``."""
+
+    loss: Tensor | None
+    """Mean next-token cross-entropy in nats, if there were labels."""
+    logits: Tensor
+    """(batch, seq, vocab)."""
+    hidden_states: Tensor | None = None
+    """(batch, seq, d_model), after the final normalisation."""
+
+    def __getitem__(self, key: str) -> Tensor | None:
+        if key not in self.__dataclass_fields__:
+            raise KeyError(key)
+        value: Tensor | None = getattr(self, key)
+        return value
+
+    def to_tuple(self) -> tuple[Tensor, ...]:
+        """Loss (if any) and logits, as ``return_dict=False`` gives them."""
+        return (self.logits,) if self.loss is None else (self.loss, self.logits)
+
+
+class BaseLanguageModel(nn.Module):
+    """Base of all models.
+
+    A subclass gives ``lm_head`` and :meth:`hidden_states`, apart from each other, so that training can compute output
+    layer and loss in one, without ever holding all logits.
+
+    Args:
+        config: the shape; a copy is kept, because the model cannot change with it.
+    """
+
+    lm_head: nn.Linear
+    """(d_model -> vocab), without bias."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        config.validate()
+        self.config = config.model_copy(deep=True)
+
+    @abstractmethod
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> LMOutput | tuple[Tensor, ...]:
+        """Logits, and the loss if there are labels. Models take further arguments."""
+
+    @abstractmethod
+    def hidden_states(self, input_ids: Tensor) -> Tensor:
+        """The last hidden states, (batch, seq, d_model). Models take further arguments."""
+
+    def num_parameters(self, trainable_only: bool = False, non_embedding: bool = False) -> int:
+        """How many numbers the model has learnt; a shared matrix counts once.
+
+        Args:
+            trainable_only: leave out frozen parameters.
+            non_embedding: leave out the tables of tokens and positions (and with them a tied output layer).
+        """
+        tables = {
+            id(parameter)
+            for module in self.modules()
+            if isinstance(module, nn.Embedding)
+            for parameter in module.parameters()
+        }
+        return sum(
+            parameter.numel()
+            for parameter in self.parameters()
+            if (parameter.requires_grad or not trainable_only) and not (non_embedding and id(parameter) in tables)
+        )
+
+    def flops_per_token(self, seq_len: int) -> int:
+        """Floating-point operations of training (forward and backward) per token of a sequence of ``seq_len``.
+
+        6 N + 12 L d T (Chowdhery et al. 2022, PaLM, appendix B, https://arxiv.org/abs/2204.02311): N weights of
+        linear layers, the output layer among them (tied or not) and lookups not; L layers; d = heads x head_dim; T
+        the sequence length. A multiplication and an addition count as two, the backward pass as twice the forward.
+        As in PaLM, nanoGPT and most published MFU, the half of the scores that causality makes needless is counted.
+        """
+        weights = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
+        attention_width = self.config.n_heads * self.config.head_dim
+        return 6 * weights + 12 * self.config.n_layers * attention_width * seq_len
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``; a shared matrix once.
+
+        Raises:
+            UserError: no space or no permission.
+        """
+        folder = Path(folder)
+        tensors: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for name, tensor in self.state_dict().items():
+            if tensor.data_ptr() not in seen:
+                tensors[name] = tensor
+                seen.add(tensor.data_ptr())
+        # Weights first: a folder that has its config.json is whole.
+        save_weights(folder / "model.safetensors", tensors)
+        write_json(folder / CONFIG, self.config.to_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls: type[M], folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> M:
+        """Load what :meth:`save_pretrained` wrote, or a checkpoint's folder.
+
+        Args:
+            folder: holds ``config.json`` and ``model.safetensors``.
+            device: where the model goes.
+            dtype: of the weights; float32 when left out.
+
+        Raises:
+            CheckpointError: this is no model's folder, or its weights do not fit its configuration.
+            CorruptionError: the weights are not whole.
+        """
+        folder = Path(folder)
+        values = read_config(folder)
+        model = cls(ModelConfig.from_dict(values))
+        load_into(model, load_weights(folder), source=str(folder))
+        return model.to(device=device, dtype=dtype).eval()
+
+    def generate(self, input_ids: Tensor, **kwargs: Any) -> Tensor:
+        """Continue prompts, with the arguments of ``transformers``' ``generate``.
+
+        Args:
+            input_ids: (batch, seq).
+            **kwargs: see :func:`llm_trainer.generation.generator.generate_ids`.
+
+        Returns:
+            (batch, seq + new), prompts included.
+        """
+        # The one import that points up: people expect the method here, and the sampler needs the model.
+        from llm_trainer.generation.generator import generate_ids
+
+        return generate_ids(self, input_ids, **kwargs)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a model's folder.
+
+    Raises:
+        CheckpointError: there is none, or it is not a mapping.
+    """
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} is not the folder of a model: it holds no {CONFIG}")
+    values = read_json(folder / CONFIG)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{folder / CONFIG} is not the configuration of a model")
+    return values

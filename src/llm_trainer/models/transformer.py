@@ -1,0 +1,243 @@
+"""A decoder-only language model: GPT-2, Llama, Qwen3 and what lies between them, by configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm_trainer.common.errors import UserError
+from llm_trainer.config import ModelConfig
+
+# Imported for what they register: the components that configurations name by default.
+from llm_trainer.models import attention, block, layers  # noqa: F401
+from llm_trainer.models.base import BaseLanguageModel, LMOutput
+from llm_trainer.models.context import build_context
+from llm_trainer.models.embeddings import (
+    AlibiSlopes,
+    LearnedPositionalEmbedding,
+    PositionalEncoding,
+    RotaryEmbedding,
+)
+from llm_trainer.models.kv_cache import KVCache
+from llm_trainer.models.layers import build_norm
+from llm_trainer.models.registry import lookup
+
+IGNORE_INDEX = -100
+RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
+T = TypeVar("T", bound="TransformerLM")
+
+
+class TransformerLM(BaseLanguageModel):
+    """A stack of blocks between a token embedding and an output layer.
+
+    Args:
+        config: the shape and the components.
+
+    Raises:
+        ConfigError: the configuration contradicts itself, or names a component that is not registered.
+
+    Example:
+        >>> from llm_trainer.config import ModelConfig
+        >>> model = TransformerLM(ModelConfig(vocab_size=100, d_model=32, n_heads=4, n_layers=2))
+        >>> model(torch.tensor([[1, 2, 3]])).logits.shape
+        torch.Size([1, 3, 100])
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.position_embedding: nn.Module | None = None
+        self.rotary: RotaryEmbedding | None = None
+        self.alibi: AlibiSlopes | None = None
+        if config.position == "learned":
+            self.position_embedding = LearnedPositionalEmbedding(config.d_model, config.max_seq_len)
+        elif config.position == "sinusoidal":
+            self.position_embedding = PositionalEncoding(config.d_model, config.max_seq_len)
+        elif config.position == "rope":
+            self.rotary = RotaryEmbedding(config.head_dim, config.max_seq_len, config.rope_theta)
+        elif config.position == "alibi":
+            self.alibi = AlibiSlopes(config.n_heads)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        build_block = lookup("block", config.block)
+        self.blocks = nn.ModuleList(build_block(config, index) for index in range(config.n_layers))
+        # A post-norm block ends with a normalisation already.
+        self.final_norm = build_norm(config) if config.pre_norm else nn.Identity()
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self._tie()
+        self.init_weights()
+
+    def _tie(self) -> None:
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransformerLM:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # Giving memory to a model on the meta device makes two matrices of a shared one.
+        self._tie()
+        return self
+
+    def init_weights(self) -> None:
+        """Draw fresh weights as in GPT-2: normal with ``init_std``, biases 0.
+
+        The layers that write into the residual stream get ``init_std / sqrt(2 n_layers)``: the stream is a sum of
+        2 n_layers of them, and its variance should not grow with depth (Radford et al. 2019, section 2.3).
+        """
+        std = self.config.init_std
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                if module is self.lm_head and self.config.tie_embeddings:
+                    continue
+                residual = name.rpartition(".")[2] in RESIDUAL_OUTPUTS
+                nn.init.normal_(module.weight, std=std / math.sqrt(2 * self.config.n_layers) if residual else std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=std)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        return_dict: bool = True,
+    ) -> LMOutput | tuple[Tensor, ...]:
+        """Predict each next token.
+
+        Args:
+            input_ids: (batch, seq).
+            labels: (batch, seq), not shifted: logits at t are compared with the label at t + 1; -100 does not count.
+            position_ids: (batch, seq). Left out: 0, 1, 2..., counted from the first token that is not padding, or
+                from where the cache ends.
+            document_ids: (batch, seq); tokens of different documents never see each other.
+            attention_mask: (batch, seq), 1 for tokens and 0 for padding, on either side.
+            cache: keys and values of earlier tokens; new ones are stored at the slots ``position_ids``, and a query
+                at position p sees slots 0..p.
+            return_dict: if false, the result is a tuple (loss if any, logits).
+
+        Raises:
+            UserError: a sequence or position beyond ``max_seq_len``, or a token id beyond the vocabulary.
+        """
+        hidden = self.hidden_states(
+            input_ids,
+            position_ids=position_ids,
+            document_ids=document_ids,
+            attention_mask=attention_mask,
+            cache=cache,
+        )  # (batch, seq, d_model)
+        logits = self.lm_head(hidden)  # (batch, seq, vocab)
+        loss = None if labels is None else next_token_loss(logits, labels)
+        output = LMOutput(loss=loss, logits=logits, hidden_states=hidden)
+        return output if return_dict else output.to_tuple()
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """What the output layer gets, (batch, seq, d_model); the arguments are those of :meth:`forward`."""
+        if attention_mask is not None and attention_mask.device.type == "cpu" and bool(attention_mask.all()):
+            attention_mask = None  # nothing is padded: the fast path. On a GPU, looking would cost a wait.
+        if cache is not None and (attention_mask is not None or document_ids is not None):
+            raise UserError(
+                "a cache goes with position_ids, not with attention_mask or document_ids",
+                hint="pad prompts on the right and give each token its position",
+            )
+        seq = input_ids.shape[1]
+        if position_ids is None:
+            self._check_length(seq if cache is None else cache.length + seq)
+        positions = position_ids
+        if cache is not None:
+            positions = cache.begin(seq, position_ids)
+        elif attention_mask is not None and position_ids is None:
+            positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        x = self._embed(input_ids, positions)
+        context = build_context(
+            seq,
+            positions,
+            document_ids=document_ids,
+            attention_mask=attention_mask,
+            cache=cache,
+            rotary=self.rotary,
+            slopes=None if self.alibi is None else self.alibi.slopes,
+            dtype=_compute_dtype(x),
+            device=x.device,
+        )
+        for layer in self.blocks:
+            x = layer(x, context)
+        result: Tensor = self.final_norm(x)
+        return result
+
+    @classmethod
+    def from_pretrained(
+        cls: type[T], folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> T:
+        """Load a model of ours, or one that transformers saved in a layout we know (GPT-2, Llama, Qwen3).
+
+        Args and errors are those of :meth:`BaseLanguageModel.from_pretrained`.
+        """
+        folder = Path(folder)
+        # Imported here because interop builds this class.
+        from llm_trainer.models.interop import is_hf_folder, load_hf
+
+        if is_hf_folder(folder):
+            return load_hf(folder, model_class=cls).to(device=device, dtype=dtype).eval()
+        return super().from_pretrained(folder, device=device, dtype=dtype)
+
+    def _embed(self, input_ids: Tensor, positions: Tensor | None) -> Tensor:
+        """(batch, seq) -> (batch, seq, d_model)."""
+        try:
+            x: Tensor = self.embed_tokens(input_ids)
+        except IndexError:
+            raise UserError(
+                f"token ids from {int(input_ids.min())} to {int(input_ids.max())} do not fit a vocabulary of "
+                f"{self.config.vocab_size} tokens",
+                hint="the tokenizer and the model do not belong together; use the one in the model's run folder",
+            ) from None
+        if self.config.position == "sinusoidal":
+            # Vaswani et al., section 3.4: without it the encoding, of size 1, would drown the embeddings.
+            x = x * math.sqrt(self.config.d_model)
+        if self.position_embedding is not None:
+            x = self.position_embedding(x, positions)
+        result: Tensor = self.embedding_dropout(x)
+        return result
+
+    def _check_length(self, length: int) -> None:
+        """ALiBi, and no positions at all, have no table that could end."""
+        if length > self.config.max_seq_len and self.config.position in ("rope", "learned", "sinusoidal"):
+            raise UserError(
+                f"{length} tokens are more than the model's max_seq_len of {self.config.max_seq_len}",
+                hint="use shorter sequences, or train a model with a larger max_seq_len",
+            )
+
+
+def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits at t against the label at t + 1, in nats.
+
+    Args:
+        logits: (batch, seq, vocab).
+        labels: (batch, seq); -100 does not count. If nothing counts, the loss is 0, and so is its gradient.
+    """
+    # The labels move, not the logits: moving those would copy (batch x seq x vocab) numbers.
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # (batch, seq)
+    total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (targets != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that queries will have."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

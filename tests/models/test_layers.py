@@ -1,0 +1,94 @@
+"""Normalisation, activations and the feed-forward network against torch.nn and against the formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from llm_trainer.models.layers import (
+    ACTIVATIONS,
+    FeedForward,
+    LayerNorm,
+    RMSNorm,
+    layer_norm_formula,
+    rms_norm_formula,
+)
+from tests.models.tiny import tiny_config
+
+
+@pytest.mark.covers("R132")
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer_norm_equals_torch_and_formula(bias: bool) -> None:
+    ours, theirs = LayerNorm(16, eps=1e-3, bias=bias), nn.LayerNorm(16, eps=1e-3, bias=bias)
+    torch.nn.init.normal_(ours.weight)
+    if ours.bias is not None:
+        torch.nn.init.normal_(ours.bias)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 5, 16) * 4 + 2
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours(x), layer_norm_formula(x, ours.weight, ours.bias, 1e-3))
+
+
+@pytest.mark.covers("R132", "R151")
+def test_rms_norm_equals_torch_and_formula() -> None:
+    ours, theirs = RMSNorm(16, eps=1e-3), nn.RMSNorm(16, eps=1e-3)
+    torch.nn.init.normal_(ours.weight)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 5, 16) * 4 + 2
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours(x), rms_norm_formula(x, ours.weight, 1e-3))
+
+
+@pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
+def test_norms_keep_a_narrow_dtype(norm: type[nn.Module]) -> None:
+    assert norm(16)(torch.randn(2, 16, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.covers("R034")
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("gelu", lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2)))),
+        ("gelu_tanh", lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+        ("relu", lambda x: max(x, 0.0)),
+        ("relu2", lambda x: max(x, 0.0) ** 2),
+        ("silu", lambda x: x / (1 + math.exp(-x))),
+    ],
+)
+def test_activations_equal_their_formulas(name: str, formula) -> None:
+    points = [-3.0, -0.5, 0.0, 0.7, 2.5]
+    expected = torch.tensor([formula(x) for x in points])
+    torch.testing.assert_close(ACTIVATIONS[name](torch.tensor(points)), expected)
+
+
+@pytest.mark.covers("R150")
+def test_swiglu_is_the_network_of_llama2c() -> None:
+    """w2(silu(w1 x) * w3 x): run.c and model.py of llama2.c."""
+    network = FeedForward(tiny_config(activation="swiglu"))
+    w1, w2, w3 = network.gate_proj.weight, network.down_proj.weight, network.up_proj.weight
+    x = torch.randn(4, 32)
+    gate = x @ w1.T
+    expected = ((gate / (1 + torch.exp(-gate))) * (x @ w3.T)) @ w2.T
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_geglu_gates_with_the_exact_gelu() -> None:
+    network = FeedForward(tiny_config(activation="geglu"))
+    x = torch.randn(4, 32)
+    expected = network.down_proj(nn.GELU()(network.gate_proj(x)) * network.up_proj(x))
+    torch.testing.assert_close(network(x), expected)
+
+
+@pytest.mark.covers("R134", "R034")
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu"])
+def test_feed_forward_works_position_by_position(activation: str) -> None:
+    network = FeedForward(tiny_config(activation=activation, bias=True))
+    x = torch.randn(2, 7, 32)
+    whole = network(x)
+    assert whole.shape == x.shape
+    torch.testing.assert_close(whole[1, 3], network(x[1, 3]))
+    whole.square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
