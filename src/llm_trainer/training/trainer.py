@@ -8,9 +8,11 @@ evaluating: an evaluation that fails must not cost the work before it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,6 +35,7 @@ from llm_trainer.training.checkpoint import (
 from llm_trainer.training.ema import EMA
 from llm_trainer.training.horizon import Horizon, TrainState, due
 from llm_trainer.training.interrupt import InterruptGuard
+from llm_trainer.training.meter import Meter, real_tokens
 from llm_trainer.training.modules import prepare_model
 from llm_trainer.training.objectives import Batch, CausalLM, LossTerms, Objective
 from llm_trainer.training.optimizer import create_optimizer, set_learning_rate
@@ -97,6 +100,7 @@ class Trainer:
         self.loss = math.nan
         self.last_metrics: dict[str, float] = {}
         self.grad_norm = 0.0
+        self.ema: EMA | None = None
 
     # ------------------------------------------------------------------ doors
 
@@ -241,6 +245,10 @@ class Trainer:
         if self.ema is not None:
             self.ema.load(loaded.averages)
         self._horizon.update(self.state, self.config)
+        if self._eval_loader is not None and self._evaluation_is_due():
+            # The checkpoint was saved before the validation of its step; its result is needed to know the best one.
+            with self._averaged_weights():
+                self._judge(self.evaluate(), saved=True)
         self._message(f"resumed {path.name}: {self.state.sequences:,} sequences seen")
 
     # ------------------------------------------------------------------ the loop
@@ -250,14 +258,14 @@ class Trainer:
         batches = self._loader.batches(state.sequences, self._horizon.sequences)
         per_step = config.sequences_per_step(self._world_size)
         clock = time.perf_counter()
-        window = _Window()
+        meter = Meter()
         consecutive_skips = 0
         try:
             while not self._horizon.reached(state):
                 micro_batches = list(islice(batches, config.gradient_accumulation_steps))
                 if not micro_batches:
                     break
-                loss, updated = self._step(micro_batches, window)
+                loss, updated = self._step(micro_batches, meter)
                 consecutive_skips = 0 if updated else consecutive_skips + 1
                 if consecutive_skips >= config.max_skipped_steps:
                     raise TrainingError(
@@ -269,17 +277,18 @@ class Trainer:
                 remaining = math.inf if self._horizon.sequences is None else self._horizon.sequences - state.sequences
                 state.sequences += int(min(per_step, remaining))
                 now = time.perf_counter()
-                state.elapsed += now - clock
+                # Ranks decide together when a timed run ends.
+                state.elapsed += data_parallel.mean_over_ranks(now - clock, self.device)
                 clock = now
                 state.step += 1
                 self._horizon.update(state, config)
-                if self._after_step(window):
+                if self._after_step(meter):
                     return "interrupted" if self._guard.requested else "finished"
         finally:
             _close(batches)
         return "finished"
 
-    def _step(self, micro_batches: list[Batch], window: _Window) -> tuple[float, bool]:
+    def _step(self, micro_batches: list[Batch], meter: Meter) -> tuple[float, bool]:
         """One optimizer update.
 
         Returns:
@@ -291,7 +300,7 @@ class Trainer:
         count = tokens = 0
         for index, batch in enumerate(micro_batches):
             seed_everything(config.seed, state.step, index, devices.rank())
-            tokens += _real_tokens(batch)
+            tokens += real_tokens(batch)
             on_device = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
             with self.precision.autocast():
                 terms = self.custom_training_step(on_device)
@@ -314,39 +323,41 @@ class Trainer:
         self._scaler.update(overflow=not finite)
         state.tokens += int(all_tokens)
         loss = total_sum / max(1, all_count)
-        window.add(loss, int(all_count), int(all_tokens))
+        meter.add(loss, int(all_count), int(all_tokens))
         return loss, finite
 
-    def _after_step(self, window: _Window) -> bool:
+    def _after_step(self, meter: Meter) -> bool:
         """Log, save and validate when due. Returns whether to stop."""
         config, state = self.config, self.state
         interrupted = self._interrupted()
         last = self._horizon.reached(state) or interrupted
         self._tell("on_step")
         if last or state.step % config.logging_steps == 0:
-            self._tell("on_log", self._training_metrics(window))
-            window.reset()
+            self._tell("on_log", self._training_metrics(meter))
+            meter.reset()
         save = last or due(state.step, state.total_steps, config.save_steps, at_most=LARGEST_SAVE_INTERVAL)
         if save:
             self.save()
-        wants_evaluation = due(state.step, state.total_steps, config.eval_steps) or last
-        if self._eval_loader is not None and wants_evaluation and not interrupted:
+        wants_evaluation = (last or self._evaluation_is_due()) and not interrupted
+        if self._eval_loader is not None and wants_evaluation:
             started = time.perf_counter()
             stop = self._validate_and_judge(saved=save)
-            window.pause(time.perf_counter() - started)
+            meter.pause(time.perf_counter() - started)
             return stop or last
         return last
 
+    def _evaluation_is_due(self) -> bool:
+        return due(self.state.step, self.state.total_steps, self.config.eval_steps)
+
     def _validate_and_judge(self, *, saved: bool) -> bool:
         """Validate, remember the best step, and say whether patience has run out."""
-        config, state = self.config, self.state
-        if self.ema is not None:
-            with self.ema.applied():
-                metrics = self.evaluate()
-                self._tell("on_evaluate", metrics)
-        else:
+        with self._averaged_weights():
             metrics = self.evaluate()
             self._tell("on_evaluate", metrics)
+        return self._judge(metrics, saved=saved)
+
+    def _judge(self, metrics: dict[str, float], *, saved: bool) -> bool:
+        config, state = self.config, self.state
         self.last_metrics = metrics
         loss = metrics["validation/loss"]
         if state.best_loss is None or loss < state.best_loss:
@@ -362,6 +373,19 @@ class Trainer:
                 self.save()
             return True
         return False
+
+    def _averaged_weights(self) -> AbstractContextManager[None]:
+        return self.ema.applied() if self.ema is not None else contextlib.nullcontext()
+
+    def save_model(self, folder: str | Path) -> None:
+        """Save the model (with EMA, the averaged weights) and the tokenizer, ready to be loaded from ``folder``."""
+        save = getattr(self.model, "save_pretrained", None)
+        if save is None:
+            raise UserError(f"a {type(self.model).__name__} cannot save itself: it has no save_pretrained")
+        with self._averaged_weights():
+            save(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
 
     def save(self) -> Path | None:
         """Save a checkpoint now, and delete the ones that are not kept."""
@@ -390,9 +414,9 @@ class Trainer:
 
     # ------------------------------------------------------------------ small parts
 
-    def _training_metrics(self, window: _Window) -> dict[str, float]:
+    def _training_metrics(self, meter: Meter) -> dict[str, float]:
         state = self.state
-        loss, tokens_per_second = window.summary()
+        loss, tokens_per_second = meter.summary()
         return {
             "train/loss": loss,
             "train/perplexity": math.exp(min(loss, 700.0)),
@@ -427,41 +451,6 @@ class Trainer:
             for callback in self.callbacks:
                 hook: Callable[..., None] = getattr(callback, event)
                 hook(self, *arguments)
-
-
-class _Window:
-    """Loss and speed since the last line of metrics."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self._loss_sum = 0.0
-        self._targets = 0
-        self._tokens = 0
-        self._start = time.perf_counter()
-
-    def add(self, loss: float, targets: int, tokens: int) -> None:
-        self._loss_sum += loss * targets
-        self._targets += targets
-        self._tokens += tokens
-
-    def pause(self, seconds: float) -> None:
-        """Time that was not training (validation) does not count against the speed."""
-        self._start += seconds
-
-    def summary(self) -> tuple[float, float]:
-        """Mean loss per target, and tokens per second."""
-        seconds = max(1e-9, time.perf_counter() - self._start)
-        return self._loss_sum / max(1, self._targets), self._tokens / seconds
-
-
-def _real_tokens(batch: Batch) -> int:
-    """Tokens in a batch without padding."""
-    documents = batch.get("document_ids")
-    if documents is None:
-        documents = batch.get("attention_mask")
-    return batch["input_ids"].numel() if documents is None else int((documents > 0).sum())
 
 
 def _close(batches: Iterator[Any]) -> None:

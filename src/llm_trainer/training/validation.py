@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_trainer.training.objectives import IGNORE_INDEX, Batch, Objective, shifted_targets
+from llm_trainer.training.parallel.data_parallel import sum_over_ranks
 
 
 def byte_lengths(tokenizer: Any) -> Tensor | None:
@@ -38,7 +39,7 @@ def validate(
     """
     was_training = model.training
     model.eval()
-    total, count, text_bytes = 0.0, 0, 0
+    total, count, text_bytes = 0.0, 0.0, 0.0
     try:
         for batch in batches:
             with autocast:
@@ -47,9 +48,11 @@ def validate(
             count += terms.count
             if token_bytes is not None:
                 targets = shifted_targets(batch["labels"])
-                text_bytes += int(token_bytes[targets[targets != IGNORE_INDEX]].sum())
+                text_bytes += float(token_bytes[targets[targets != IGNORE_INDEX]].sum())
     finally:
         model.train(was_training)
+    # Every rank has its share of the batches; all of them get the figures of the whole.
+    total, count, text_bytes = sum_over_ranks([total, count, text_bytes], device)
     loss = total / max(1, count)
     metrics = {"validation/loss": loss, "validation/perplexity": math.exp(min(loss, 700.0))}
     if text_bytes:

@@ -126,6 +126,11 @@ def train_run(run: RunConfig, *, resume: bool = False, echo: Echo = print, quiet
 
 
 def _train_run(run: RunConfig, *, resume: bool, echo: Echo, quiet: bool) -> RunResult:
+    if run.training.use_peft:
+        raise UserError(
+            "training.use_peft trains adapters of a model that exists, and a configuration file starts a new one",
+            hint="from Python: Trainer(model, tokenizer, TrainingConfig(use_peft=True)).fit(data)",
+        )
     plan = plan_run(run)
     run = plan.run
     run_dir = Path(data_parallel.from_main(lambda: str(_open_run_dir(run, plan, resume=resume))))

@@ -62,6 +62,11 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
     return [float(value) for value in tensor]
 
 
+def mean_over_ranks(value: float, device: torch.device) -> float:
+    """The mean of a number over all ranks."""
+    return sum_over_ranks([value], device)[0] / world_size()
+
+
 def sum_gradients(model: nn.Module) -> None:
     """Add every gradient over all ranks, in place."""
     if world_size() == 1:
