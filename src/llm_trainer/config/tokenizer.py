@@ -19,8 +19,8 @@ class TokenizerConfig(Settings):
     """Kind of tokenizer to train."""
     vocab_size: Int | None = Field(None, gt=256)
     """Size to train. Unset: model.vocab_size if given, else derived from the amount of text."""
-    pattern: Literal["gpt2", "gpt4"] = "gpt4"
-    """How text is cut into pre-tokens; merges never cross a cut."""
+    pattern: Literal["gpt2", "gpt4", "gpt4-digits3"] = "gpt4"
+    """How text is cut into pre-tokens; merges never cross a cut. gpt4 keeps at most two digits together."""
     min_frequency: Int = Field(2, gt=0)
     """Pairs that occur less often are not merged."""
     train_bytes: Int = Field(64_000_000, gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ from llm_trainer.workflows.load import load_model
 from llm_trainer.workflows.samples import SampleWriter, write_sample
 
 Echo = Callable[[str], None]
+PACK_LINES_SECONDS = 5.0
+"""Packing that takes longer than this says how far it is, this often."""
 FINAL_TEMPERATURES = (0.0, 0.5, 0.8, 1.0)
 
 
@@ -146,8 +149,7 @@ def _train_run(run: RunConfig, *, resume: bool, echo: Echo, quiet: bool) -> RunR
         seed_everything(run.training.seed)
         model = TransformerLM(run.model)
         _describe_run(run_dir, run, plan, model)
-        size = f"{len(data.train):,} sequences of {data.seq_len} tokens"
-        echo(f"model: {model.num_parameters():,} parameters; data: {size}")
+        echo(f"{_describe_data(data)}\nmodel: {model.num_parameters():,} parameters")
         reporter = RunReporter(run_dir, run.training, quiet=quiet)
         samples = SampleWriter(run_dir, run.training.sample_prompts, run.generation)
         trainer = Trainer(model, tokenizer, run.training, run_dir=run_dir, callbacks=[reporter, samples])
@@ -240,10 +242,21 @@ def _texts(data: DatasetHandle, limit: int) -> Iterator[str]:
 
 
 def _pack_printer(echo: Echo) -> Callable[[PackProgress], None]:
+    last = time.monotonic()
+
     def show(progress: PackProgress) -> None:
-        echo(format_progress(progress))
+        nonlocal last
+        if time.monotonic() - last >= PACK_LINES_SECONDS:
+            last = time.monotonic()
+            echo(format_progress(progress))
 
     return show
+
+
+def _describe_data(data: PreparedData) -> str:
+    facts = data.train.cache.manifest.totals()
+    kept = f"{facts['tokens_kept']:.1%} of the tokens kept, {facts['utilisation']:.1%} of the positions used"
+    return f"data: {facts['tokens']:,} tokens in {len(data.train):,} sequences of {data.seq_len} ({kept})"
 
 
 def _finish(run: RunConfig, run_dir: Path, result: TrainResult, data: PreparedData, echo: Echo) -> RunResult:

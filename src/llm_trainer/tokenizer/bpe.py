@@ -1,0 +1,217 @@
+"""The byte-level BPE tokenizer that people use: trained on their text, exact on any text, loadable by transformers.
+
+Because it starts from bytes it has no unknown token: emoji, any script and any white space come back as they went in
+(Radford et al. 2019, section 2.2). The algorithm is told in :mod:`llm_trainer.tokenizer.bpe_plain` and computed by
+:mod:`llm_trainer.tokenizer.bpe_fast`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_trainer.common.errors import DataError
+from llm_trainer.tokenizer import hf_format
+from llm_trainer.tokenizer.base import Tokenizer, as_id_list
+from llm_trainer.tokenizer.bpe_fast import FastEncoder, Progress, train_merges
+from llm_trainer.tokenizer.counting import count_pretokens
+from llm_trainer.tokenizer.dataset_hook import dataset_texts
+from llm_trainer.tokenizer.pretokenize import split_pattern
+from llm_trainer.tokenizer.text_files import read_text_blocks
+from llm_trainer.tokenizer.vocabulary import END_OF_TEXT, BPEVocabulary, check_special_tokens
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level byte pair encoding.
+
+    A new one knows the 256 bytes and ``<|endoftext|>``; the ``train_from_...`` methods replace what it knows and return
+    it.
+
+    Example:
+        >>> tokenizer = BPETokenizer()
+        >>> _ = tokenizer.train_from_iterator(["low lower lowest"] * 9, vocab_size=260)
+        >>> tokenizer.decode(tokenizer.encode("lower 🙂"))
+        'lower 🙂'
+    """
+
+    def __init__(self, vocabulary: BPEVocabulary | None = None) -> None:
+        self._set_vocabulary(vocabulary or BPEVocabulary.build(split_pattern("gpt4"), [], [END_OF_TEXT]))
+
+    def _set_vocabulary(self, vocabulary: BPEVocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.bos_token, self.eos_token, self.pad_token = (
+            vocabulary.bos_token,
+            vocabulary.eos_token,
+            vocabulary.pad_token,
+        )
+        self._special_ids = frozenset(vocabulary.special_tokens.values())
+        self.__dict__.pop("_encoder", None)
+        self.__dict__.pop("_fingerprint", None)
+
+    # ---- training ----
+
+    def train_from_iterator(
+        self,
+        texts: Iterable[str],
+        vocab_size: int = 32000,
+        *,
+        special_tokens: Sequence[str] = (END_OF_TEXT,),
+        pattern: str = "gpt4",
+        min_frequency: int = 2,
+        allow_smaller: bool = False,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Learn a vocabulary from texts. Equal texts give equal tokenizers, in any order and with any ``workers``.
+
+        Args:
+            texts: read once, as a stream; memory follows the number of different words, not the amount of text.
+            vocab_size: tokens in all: 256 bytes + merges + special tokens.
+            special_tokens: the first is start, end and padding token at once.
+            pattern: how text is cut before merging, a name in ``pretokenize.SPLIT_PATTERNS``.
+            min_frequency: pairs that occur less often are not merged.
+            allow_smaller: accept fewer tokens where the text has no more to give; see ``tokenizer.vocab_size`` after.
+            workers: processes that count words in inputs above 8 MB; see :func:`~.counting.count_pretokens`.
+            progress: called now and then with (merges learned, merges asked for).
+
+        Raises:
+            DataError: ``vocab_size`` is too small for the bytes or too large for the text, or there is no text.
+                The tokenizer is then what it was before.
+        """
+        expression = split_pattern(pattern)
+        check_special_tokens(special_tokens)
+        least = 256 + len(special_tokens)
+        if vocab_size < least:
+            raise DataError(
+                f"vocab_size is {vocab_size}; the 256 bytes and {len(special_tokens)} special token(s) need {least}",
+                hint=f"pass vocab_size={least} or more",
+            )
+        counts = count_pretokens(texts, expression, workers=workers)
+        merges = train_merges(counts, vocab_size - least, min_frequency, progress)
+        if len(merges) < vocab_size - least and not allow_smaller:
+            possible = least + len(merges)
+            raise DataError(
+                f"the text allows a vocabulary of {possible:,} tokens, not {vocab_size:,}: no other pair of tokens "
+                f"occurs {min_frequency} times",
+                hint=f"pass vocab_size={possible}, allow_smaller=True, or more text",
+            )
+        self._set_vocabulary(BPEVocabulary.build(expression, merges, special_tokens))
+        return self
+
+    def train_from_files(
+        self, paths: str | Path | Iterable[str | Path], vocab_size: int = 32000, **options: Any
+    ) -> Self:
+        """Learn a vocabulary from UTF-8 text files; ``options`` as in :meth:`train_from_iterator`.
+
+        Raises:
+            DataError: a file is missing or not UTF-8, and as in :meth:`train_from_iterator`.
+        """
+        return self.train_from_iterator(read_text_blocks(paths), vocab_size, **options)
+
+    def train_from_dataset(
+        self,
+        dataset_name: str,
+        dataset_config: str | None = None,
+        vocab_size: int = 32000,
+        *,
+        split: str = "train",
+        text_column: str = "text",
+        max_documents: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Learn a vocabulary from a data set: a local folder or registered name first, then the hub.
+
+        Args:
+            dataset_name: for example ``"wikitext"``, or a folder.
+            dataset_config: the configuration (subset), for example ``"wikitext-2-raw-v1"``.
+            vocab_size: as in :meth:`train_from_iterator`, like ``options``.
+            split: which part to read.
+            text_column: the column that holds the text.
+            max_documents: read no more documents than this.
+
+        Raises:
+            DataError: nothing is known under that name, and as in :meth:`train_from_iterator`.
+        """
+        texts = dataset_texts(
+            dataset_name, dataset_config, split=split, text_column=text_column, max_documents=max_documents
+        )
+        return self.train_from_iterator(texts, vocab_size, **options)
+
+    # ---- using ----
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids: 256 bytes + merges + special tokens."""
+        return len(self.vocabulary.tokens)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Text of each special token -> its id."""
+        return self.vocabulary.special_tokens
+
+    @cached_property
+    def _encoder(self) -> FastEncoder:
+        return FastEncoder(self.vocabulary)
+
+    def _encode_plain(self, text: str) -> list[int]:
+        return self._encoder.encode(text)
+
+    def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
+        """The text of ids; bytes that do not form a character (a sequence cut inside one) become U+FFFD.
+
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
+        wanted = as_id_list(ids)
+        if skip_special_tokens:
+            wanted = [token_id for token_id in wanted if token_id not in self._special_ids]
+        try:
+            return self._encoder.decode_bytes(wanted).decode("utf-8", errors="replace")
+        except (KeyError, OverflowError):
+            bad = next(token_id for token_id in wanted if not 0 <= token_id < self.vocab_size)
+            raise self._unknown_id(bad) from None
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token; ``b""`` for a special token."""
+        if not 0 <= token_id < self.vocab_size:
+            raise self._unknown_id(token_id)
+        return self.vocabulary.tokens[token_id]
+
+    def _unknown_id(self, token_id: int) -> DataError:
+        return DataError(
+            f"{token_id} is not a token id: this tokenizer has ids 0 to {self.vocab_size - 1}",
+            hint="is this the tokenizer that the model was trained with?",
+        )
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self.vocabulary.fingerprint()
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over cut, merges, ids and special tokens."""
+        return self._fingerprint
+
+    # ---- files ----
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``: the folder loads in ``transformers.AutoTokenizer``.
+
+        With the ``gpt2`` cut, ``vocab.json`` and ``merges.txt`` are written too, for ``GPT2Tokenizer``.
+        """
+        hf_format.write_folder(self.vocabulary, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load a folder with ``tokenizer.json``, or with GPT-2's ``vocab.json`` and ``merges.txt``.
+
+        Raises:
+            CorruptionError: a file is damaged; the message names it.
+            ForeignTokenizerError: it is a tokenizer of another kind, which ``HFTokenizerWrapper`` can load.
+            DataError: there is no tokenizer in the folder.
+        """
+        return cls(hf_format.read_folder(folder))

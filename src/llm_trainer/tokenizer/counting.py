@@ -1,0 +1,135 @@
+"""How often each pre-token occurs: all that BPE training needs to know of a text.
+
+Texts are read as a stream and forgotten, so memory follows the number of different pre-tokens, not the size of the
+text. Small inputs are counted here; once an input has proved large, the rest goes to worker processes in batches, with
+a bounded number of batches under way.
+
+Addition has no order: the counts, and so the merges, do not depend on the number of workers or on who finishes first.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from operator import methodcaller
+
+from llm_trainer.common.errors import DataError, UserError
+from llm_trainer.tokenizer.base import TextTypeError
+from llm_trainer.tokenizer.pretokenize import compile_pattern, replace_surrogates
+
+# Starting workers costs about 0.1 s; below this many characters one process is as fast.
+_PARALLEL_FROM = 8_000_000
+_BATCH_CHARACTERS = 1_000_000
+# A longer "word" is data (base64, DNA, a line without spaces). It is counted in pieces, or one such document
+# would cost its whole length at every merge. Encoding has no such limit.
+_LONGEST_WORD = 256
+
+
+def count_pretokens(texts: Iterable[str], pattern: str, *, workers: int | None = None) -> Counter[bytes]:
+    """Count the pre-tokens of a stream of texts.
+
+    Args:
+        texts: read once, in batches of about a million characters.
+        pattern: regular expression of the cut.
+        workers: processes for large inputs. ``None``: one for each CPU where processes can be forked (Linux), else 1.
+            More than 1 on macOS and Windows needs the usual ``if __name__ == "__main__":`` in the calling script.
+
+    Returns:
+        UTF-8 bytes of each pre-token -> number of occurrences.
+
+    Raises:
+        DataError: there is no text, or a worker died.
+        TextTypeError: one of the texts is not a string.
+    """
+    if workers is not None and workers < 1:
+        raise UserError(f"workers is {workers}", hint="use 1 or more, or leave it out")
+    batches = _batches(texts)
+    counts: Counter[str] = Counter()
+    seen = 0
+    processes = workers or _default_workers()
+    for batch in batches:
+        counts.update(_count_batch(batch, pattern))
+        seen += sum(map(len, batch))
+        if processes > 1 and seen >= _PARALLEL_FROM:
+            break
+    if processes > 1:
+        _count_in_processes(counts, batches, pattern, processes)
+    if not counts:
+        raise DataError("there is no text to train a tokenizer on", hint="check the paths, the split and the filters")
+    return Counter({word.encode("utf-8"): count for word, count in counts.items()})
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TextTypeError(
+                f"text {number} of the training texts is {type(text).__name__}, not str",
+                hint="pass an iterable of strings, for example (document.text for document in documents)",
+            )
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _count_batch(texts: list[str], pattern: str) -> Counter[str]:
+    """Count the pre-tokens of a few texts; this is what a worker does."""
+    cut = compile_pattern(pattern)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        text = replace_surrogates(text)
+        # findall is three times as fast, and makes a list: fine for a batch, not for one text of gigabytes.
+        long = len(text) > 2 * _BATCH_CHARACTERS
+        counts.update(map(methodcaller("group"), cut.finditer(text)) if long else cut.findall(text))
+    for word in [word for word in counts if len(word) > _LONGEST_WORD]:
+        count = counts.pop(word)
+        for start in range(0, len(word), _LONGEST_WORD):
+            counts[word[start : start + _LONGEST_WORD]] += count
+    return counts
+
+
+def _count_in_processes(counts: Counter[str], batches: Iterator[list[str]], pattern: str, processes: int) -> None:
+    """Count the remaining batches in worker processes; at most two batches for each of them are in memory."""
+    first = next(batches, None)
+    if first is None:
+        return
+    context = multiprocessing.get_context("fork" if _can_fork() else "spawn")
+    pending: set[Future[Counter[str]]] = set()
+    try:
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            pending.add(pool.submit(_count_batch, first, pattern))
+            for batch in batches:
+                if len(pending) >= 2 * processes:
+                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        counts.update(future.result())
+                pending.add(pool.submit(_count_batch, batch, pattern))
+            for future in pending:
+                counts.update(future.result())
+    except BrokenProcessPool:
+        raise DataError(
+            "a process that counts words ended unexpectedly (out of memory, or a script without "
+            'if __name__ == "__main__":)',
+            hint="pass workers=1",
+        ) from None
+
+
+def _can_fork() -> bool:
+    # macOS has fork, but its system libraries may crash in the child, so Python does not use it there either.
+    return sys.platform == "linux"
+
+
+def _default_workers() -> int:
+    if not _can_fork():
+        return 1
+    return len(os.sched_getaffinity(0))
