@@ -116,5 +116,11 @@ def check_kills(cache: Path, tmp_path: Path, kills: int) -> None:
 
 
 @pytest.mark.covers("R295", "R298", "R299", "R235")
+def test_killed_and_resumed_is_bit_identical(cache: Path, tmp_path: Path) -> None:
+    check_kills(cache, tmp_path, kills=10)
+
+
+@pytest.mark.slow
+@pytest.mark.covers("R298", "R299")
 def test_killed_thirty_times_is_bit_identical(cache: Path, tmp_path: Path) -> None:
     check_kills(cache, tmp_path, kills=30)
