@@ -84,6 +84,12 @@ def test_overrides_replace_values_under_any_name(tmp_path: Path) -> None:
         load_config(path, ["training.learning_rate"])
 
 
+def test_overrides_replace_shortcuts_and_the_other_way_round(tmp_path: Path) -> None:
+    path = write(tmp_path, "device: cuda\ntraining:\n  seed: 1\n")
+    loaded = load_config(path, ["training.device=cpu", "seed=7"]).run
+    assert (loaded.training.device, loaded.training.seed) == ("cpu", 7)
+
+
 def test_translated_names_are_reported(tmp_path: Path) -> None:
     notes = load_config(write(tmp_path, "training:\n  lr: 0.5\n")).notes
     assert notes == ["training: lr is read as learning_rate"]

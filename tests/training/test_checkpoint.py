@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from llm_trainer.common.errors import CheckpointError, CorruptionError, UserErro
 from llm_trainer.training import Trainer, load_checkpoint, save_checkpoint
 from llm_trainer.training import checkpoint as checkpoint_module
 from llm_trainer.training.checkpoint import latest_checkpoint, list_checkpoints, verify_checkpoint
+from llm_trainer.training.interrupt import SAME_PRESS_SECONDS, InterruptGuard
 from llm_trainer.training.optimizer import create_optimizer, set_learning_rate
 from tests.training.helpers import ListLoader, Recorder, config, tiny_model
 
@@ -198,12 +200,13 @@ def test_a_signal_saves_and_exits_cleanly(tmp_path: Path, number: signal.Signals
 
 @pytest.mark.covers("R257")
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    from llm_trainer.training.interrupt import InterruptGuard
-
     pid = os.fork()
     if pid == 0:
         with InterruptGuard():
             os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)  # the same press, told twice by a launcher
+            time.sleep(SAME_PRESS_SECONDS + 0.1)
+            os.write(1, b"still here")
             os.kill(os.getpid(), signal.SIGINT)
         os._exit(0)
     _, status = os.waitpid(pid, 0)

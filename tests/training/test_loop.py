@@ -69,7 +69,7 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     settings = config(max_steps=8, save_steps=1, eval_steps=1, keep_last=2, learning_rate=1e-3)
     trainer = Trainer(tiny_model(), config=settings, run_dir=tmp_path, callbacks=[recorder])
     losses = iter([5.0, 1.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
-    trainer.evaluate = lambda data=None: {"validation/loss": next(losses)}  # type: ignore[method-assign]
+    trainer._evaluate = lambda loader: {"validation/loss": next(losses)}  # type: ignore[method-assign]
     trainer.fit(ListLoader(), ListLoader(sequences=8))
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-000002", "step-000007", "step-000008"]
@@ -81,7 +81,7 @@ def test_patience_ends_the_run(tmp_path: Path) -> None:
     settings = config(max_steps=50, eval_steps=1, early_stopping_patience=2)
     trainer = Trainer(tiny_model(), config=settings, run_dir=tmp_path, callbacks=[recorder])
     losses = iter([3.0, 2.0, 2.5, 2.4, 1.0])
-    trainer.evaluate = lambda data=None: {"validation/loss": next(losses)}  # type: ignore[method-assign]
+    trainer._evaluate = lambda loader: {"validation/loss": next(losses)}  # type: ignore[method-assign]
     result = trainer.fit(ListLoader(), ListLoader(sequences=8))
     assert result.step == 4
     assert any("has not improved 2 times" in message for message in recorder.messages)
@@ -176,9 +176,8 @@ def test_validation_uses_the_average(tmp_path: Path) -> None:
     trainer = Trainer(tiny_model(), config=settings, run_dir=tmp_path, callbacks=[recorder])
     held_out = ListLoader(sequences=8, seed=2)
     trainer.fit(ListLoader(), held_out)
-    plain = trainer.evaluate(held_out)["validation/loss"]
-    with trainer.ema.applied():
-        averaged = trainer.evaluate(held_out)["validation/loss"]
+    averaged = trainer.evaluate(held_out)["validation/loss"]
+    plain = trainer._evaluate(held_out)["validation/loss"]
     assert recorder.evaluations[-1][1]["validation/loss"] == pytest.approx(averaged, rel=1e-6)
     assert averaged != pytest.approx(plain, rel=1e-6)
 

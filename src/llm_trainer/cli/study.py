@@ -22,8 +22,8 @@ def inspect(
 
 def ablate(
     vary: Annotated[str, typer.Option("--vary", help="Parts to change, one at a time: activation,norm,position,...")],
-    steps: Annotated[int, typer.Option("--steps", help="Steps for each variant.")] = 100,
-    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each variant, to see the noise.")] = 1,
+    steps: Annotated[int, typer.Option("--steps", help="Steps for each variant.", min=1)] = 100,
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each variant, to see the noise.", min=1)] = 1,
     output_dir: OutputDir = None,
 ) -> None:
     """Train a tiny model several times, each time with one part exchanged, and print a table of the losses.

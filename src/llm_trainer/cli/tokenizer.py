@@ -23,7 +23,10 @@ def train(
     text: Texts = None,
     dataset: Annotated[str, typer.Option("--dataset", help="Name of a data set, when no --text is given.")] = "builtin",
     vocab_size: Annotated[int, typer.Option("--vocab_size", "--vocab-size", help="Number of tokens.")] = 8192,
-    pattern: Annotated[str, typer.Option("--pattern", help="How text is cut: gpt4 or gpt2.")] = "gpt4",
+    pattern: Annotated[str, typer.Option("--pattern", help="How text is cut: gpt4, gpt4-digits3 or gpt2.")] = "gpt4",
+    allow_smaller: Annotated[
+        bool, typer.Option("--allow_smaller", "--allow-smaller", help="Take fewer tokens if the text has no more.")
+    ] = False,
 ) -> None:
     """Train a byte-level BPE tokenizer and save it in the layout that transformers loads.
 
@@ -32,4 +35,13 @@ def train(
     from llm_trainer.workflows.tokenizer import train_tokenizer
 
     paths = [str(path) for path in text] if text else None
-    typer.echo(train_tokenizer(output_dir, paths=paths, dataset=dataset, vocab_size=vocab_size, pattern=pattern))
+    typer.echo(
+        train_tokenizer(
+            output_dir,
+            paths=paths,
+            dataset=dataset,
+            vocab_size=vocab_size,
+            pattern=pattern,
+            allow_smaller=allow_smaller,
+        )
+    )

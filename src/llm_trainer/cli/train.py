@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llm_trainer.cli.options import OutputDir
+from llm_trainer.common.errors import UserError
 
 ConfigArgument = Annotated[
     str | None,
@@ -44,18 +45,34 @@ def run_training(
     if config is not None and "=" in config and not Path(config).exists():
         overrides = [config, *overrides]
         config = None
-    if config is None and resume and output_dir is not None:
+    if config is None and resume:
+        output_dir = output_dir or _newest_run()
         config = str(output_dir / "config.yaml")
     loaded = load_config(config, overrides)
     if output_dir is not None:
         loaded.run.output_dir = str(output_dir)
+    if resume and loaded.run.output_dir is None and loaded.run.name is None:
+        raise UserError(
+            "--resume does not say which run",
+            hint="name its folder with --output_dir, or leave the configuration out to continue the newest run",
+        )
 
+    from llm_trainer.common.devices import rank
     from llm_trainer.workflows.pretrain import describe_plan, plan_run, train_run
 
+    def echo(text: str) -> None:
+        if rank() == 0:
+            typer.echo(text)
+
     for note in loaded.notes:
-        typer.echo(note)
+        echo(note)
     if dry_run:
-        typer.echo(describe_plan(plan_run(loaded.run)))
+        echo(describe_plan(plan_run(loaded.run)))
         return
-    result = train_run(loaded.run, resume=resume)
-    typer.echo(result.summary())
+    echo(train_run(loaded.run, resume=resume).summary())
+
+
+def _newest_run() -> Path:
+    from llm_trainer.workflows.load import find_run
+
+    return find_run(None, Path("runs"))

@@ -4,6 +4,7 @@ line imports this package before it knows whether it needs torch at all."""
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,12 @@ def resolve_device(name: str) -> torch.device:
         raise UserError(
             f"training.device: {name!r} is not a device", hint="use auto, cpu, cuda, cuda:1 or mps"
         ) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"training.device: {name!r} is not a device to train on", hint="use auto, cpu, cuda or mps")
     missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
+    missing = missing or (device.type == "cuda" and ":" in name and device.index >= torch.cuda.device_count())
     if missing:
         raise UserError(f"training.device is {name!r}, but PyTorch sees no such device here", hint="use device: auto")
     if name == "cuda":
@@ -56,10 +60,13 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.25, size: int = 1024) -> float:
+def matmul_peak(
+    device: torch.device, dtype: torch.dtype, *, seconds: float = 0.25, size: int = 1024, typical: bool = False
+) -> float:
     """The floating-point rate of a large matrix product here, in FLOP/s: the denominator of MFU on this machine.
 
     Vendors' peaks are not known for laptops; what a square product of ``size`` reaches is, after a quarter second.
+    With ``typical``, the mean of all products instead of the fastest: what a busy machine gives.
     """
     import torch
 
@@ -73,11 +80,11 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.
 
     a @ b
     synchronize()
-    best = float("inf")
+    times: list[float] = []
     deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline or best == float("inf"):
+    while time.perf_counter() < deadline or not times:
         start = time.perf_counter()
         a @ b
         synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / (statistics.mean(times) if typical else min(times))

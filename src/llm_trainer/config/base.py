@@ -31,7 +31,12 @@ class Settings(BaseModel):
     """Base of all sections. Build one with keywords, with :meth:`from_dict`, or from YAML (``config.loading``)."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, validate_assignment=True, protected_namespaces=(), use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        validate_assignment=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     ALIASES: ClassVar[Mapping[str, str]] = {}

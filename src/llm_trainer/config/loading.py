@@ -84,9 +84,9 @@ def build(tree: Mapping[str, Any], lines: Lines | None = None, *, source: str | 
 def save_config(run: RunConfig, path: str | Path) -> None:
     """Write the whole configuration, so that the run can be repeated from this one file."""
     text = yaml.safe_dump(run.to_dict(), sort_keys=False, allow_unicode=True, width=110)
-    write_text(
-        path, "# Every setting of this run, defaults included. Train again from it: llm-trainer train FILE\n" + text
-    )
+    header = "# Every setting of this run, defaults included. To train again from it:\n"
+    command = f"#   llm-trainer train {Path(path).name} --output_dir NEW_FOLDER\n"
+    write_text(path, header + command + text)
 
 
 def read_tree(path: Path) -> tuple[dict[str, Any], Lines]:
@@ -99,6 +99,8 @@ def read_tree(path: Path) -> tuple[dict[str, Any], Lines]:
         raise UserError(f"{path} is a folder; name a .yaml or .json file in it") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -111,7 +113,11 @@ def read_tree(path: Path) -> tuple[dict[str, Any], Lines]:
         raise ConfigError(["expected `key: value` lines at the top level"], source=str(path))
     lines: Lines = {}
     problems: list[str] = []
-    tree = _construct(root, "", lines, problems)
+    try:
+        tree = _construct(root, "", lines, problems)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        message = getattr(error, "problem", None) or str(error)
+        raise ConfigError([f"not valid YAML: {message}"], source=str(path)) from None
     if problems:
         raise ConfigError(problems, source=str(path))
     return tree, lines
@@ -146,6 +152,11 @@ def _apply_override(tree: dict[str, Any], lines: Lines, word: str) -> None:
         value = raw
     section, _, key = dotted.rpartition(".")
     target = tree
+    for shortcut, (home, name) in RunConfig.SHORTCUTS.items():
+        if section == home and SECTIONS[home].ALIASES.get(key, key) == name:
+            tree.pop(shortcut, None)
+        elif not section and key == shortcut and isinstance(tree.get(home), dict):
+            tree[home].pop(name, None)
     if section:
         existing = tree.setdefault(section, {})
         if not isinstance(existing, dict):

@@ -9,6 +9,7 @@ manifest; a damaged newest checkpoint is reported and the newest good one is use
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ from llm_trainer.models.weights import save_weights
 from llm_trainer.training.optimizer import optimizers_of
 
 FORMAT = 1
+NAME = re.compile(r"step-(\d+)")
 MANIFEST = "manifest.json"
 STATE = "state.json"
 MODEL = "model.safetensors"
@@ -100,7 +102,8 @@ def save_checkpoint(
         if isinstance(model, BaseLanguageModel):
             write_json(temporary / "config.json", model.config.to_dict())
         details = {"format": FORMAT, "step": step, "time": time.time(), "aliases": aliases}
-        write_json(temporary / STATE, {**details, "optimizer": optimizer_values, "state": dict(state or {})})
+        kinds = {"optimizers": _kinds(optimizer), "optimizer": optimizer_values}
+        write_json(temporary / STATE, {**details, **kinds, "state": dict(state or {})})
         _commit(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -126,6 +129,7 @@ def load_checkpoint(
     _check_weights(path, model, weights)
     model.load_state_dict(weights)
     if optimizer is not None:
+        _check_optimizer(path, saved["optimizers"], optimizer)
         _restore_optimizer(path, model, optimizer, saved["optimizer"])
     return LoadedCheckpoint(path, saved["step"], saved["state"], load_averages(path))
 
@@ -163,7 +167,13 @@ def verify_checkpoint(path: str | Path) -> None:
 
 def list_checkpoints(directory: str | Path) -> list[Path]:
     """The committed checkpoints of a folder, oldest first. Only names are looked at."""
-    return sorted(path for path in Path(directory).glob("step-*") if (path / MANIFEST).is_file())
+    found = [path for path in Path(directory).glob("step-*") if NAME.fullmatch(path.name)]
+    return sorted((path for path in found if (path / MANIFEST).is_file()), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder; by number, because the names stop sorting after 999,999."""
+    return int(path.name.removeprefix("step-"))
 
 
 def latest_checkpoint(directory: str | Path, *, on_damage: Callable[[str], None]) -> Path | None:
@@ -183,11 +193,16 @@ def latest_checkpoint(directory: str | Path, *, on_damage: Callable[[str], None]
     return None
 
 
-def remove_old_checkpoints(directory: str | Path, *, keep_last: int, keep: set[int]) -> list[Path]:
-    """Delete all but the newest ``keep_last`` checkpoints and those of the steps in ``keep``."""
+def remove_old_checkpoints(directory: str | Path, *, newest: int, keep_last: int, keep: set[int]) -> list[Path]:
+    """Delete all but ``keep_last`` checkpoints up to step ``newest`` and those of the steps in ``keep``.
+
+    Later ones than ``newest`` are damaged ones that a resumed run has passed over; they go too.
+    """
+    there = list_checkpoints(directory)
+    recent = [path for path in there if step_of(path) <= newest][-keep_last:]
     removed = []
-    for path in list_checkpoints(directory)[:-keep_last]:
-        if int(path.name.removeprefix("step-")) not in keep:
+    for path in there:
+        if path not in recent and step_of(path) not in keep:
             # Without its manifest it is no checkpoint any more, even if the process dies half way through.
             (path / MANIFEST).unlink()
             shutil.rmtree(path)
@@ -271,6 +286,19 @@ def _restore_optimizer(
         owner[id(parameter)].state[parameter] = {
             key: value.to(parameter.device) if isinstance(value, Tensor) else value for key, value in entries.items()
         }
+
+
+def _kinds(optimizer: torch.optim.Optimizer | None) -> list[str]:
+    return [] if optimizer is None else [type(part).__name__ for part in optimizers_of(optimizer)]
+
+
+def _check_optimizer(path: Path, saved: list[str], optimizer: torch.optim.Optimizer) -> None:
+    if saved != _kinds(optimizer):
+        raise CheckpointError(
+            f"checkpoint {path} was trained with {' and '.join(saved) or 'no optimizer'}; "
+            f"this run uses {' and '.join(_kinds(optimizer))}",
+            hint="resume with training.optimizer as in the run's config.yaml, or start a new run",
+        )
 
 
 def _check_weights(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:

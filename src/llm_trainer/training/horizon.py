@@ -11,8 +11,10 @@ from llm_trainer.training.scheduler import resolve_warmup_steps
 
 FIRST_GUESS_STEPS = 1000
 """Total steps that a timed run assumes until it has measured some."""
-MEASURED_STEPS = 5
-"""Steps after which a timed run trusts its own speed; the first ones are slower (allocation, compilation)."""
+MEASURED_STEPS = 2
+"""Steps after which a timed run trusts its own speed; the first one is slower (allocation, compilation)..."""
+MEASURED_SHARE = 0.05
+"""...unless they have used this share of the time: then there will not be many."""
 
 
 @dataclass
@@ -32,7 +34,10 @@ class TrainState:
     total_steps: int = 0
     warmup_steps: int = 0
     best_loss: float | None = None
+    """Lowest validation loss, for patience."""
+    best_saved_loss: float | None = None
     best_step: int | None = None
+    """The checkpoint with the lowest validation loss, and that loss; it is never deleted."""
     evaluations_without_improvement: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,20 +66,27 @@ class Horizon:
     seconds: float | None
 
     @classmethod
-    def plan(cls, config: TrainingConfig, sequences_per_epoch: int, world_size: int) -> Horizon:
-        """Work out the end from the configuration.
+    def plan(
+        cls, config: TrainingConfig, sequences_per_epoch: int, world_size: int, state: TrainState | None = None
+    ) -> Horizon:
+        """Work out the end from the configuration and, when resuming, from where the run is.
 
-        Epochs end after their last sequence, with a last step over what remains; ``max_steps`` ends earlier.
+        Epochs end after their last sequence, with a last step over what remains; ``max_steps`` ends earlier. A run
+        resumed with another batch size or number of ranks still sees every sequence.
         """
+        state = state or TrainState()
         per_step = config.sequences_per_step(world_size)
         epochs = config.num_epochs
         if epochs is None and config.max_steps is None and config.max_minutes is None:
             epochs = 1
         sequences = sequences_per_epoch * epochs if epochs is not None else None
-        steps = math.ceil(sequences / per_step) if sequences is not None else None
+        steps = None
+        if sequences is not None:
+            steps = state.step + math.ceil(max(0, sequences - state.sequences) / per_step)
         if config.max_steps is not None:
             steps = min(steps, config.max_steps) if steps is not None else config.max_steps
-            sequences = min(sequences, steps * per_step) if sequences is not None else steps * per_step
+            limit = state.sequences + max(0, steps - state.step) * per_step
+            sequences = min(sequences, limit) if sequences is not None else limit
         return cls(sequences, steps, config.max_minutes * 60 if config.max_minutes is not None else None)
 
     def update(self, state: TrainState, config: TrainingConfig) -> None:
@@ -89,7 +101,7 @@ class Horizon:
         if self.seconds is None:
             assert self.steps is not None
             return self.steps
-        if state.step < MEASURED_STEPS:
+        if not state.step or (state.step < MEASURED_STEPS and state.elapsed < MEASURED_SHARE * self.seconds):
             estimate = FIRST_GUESS_STEPS
         else:
             left = max(0.0, self.seconds - state.elapsed)

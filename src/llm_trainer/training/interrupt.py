@@ -5,12 +5,16 @@ Stopping at once loses nothing that was saved, because checkpoints are committed
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+SAME_PRESS_SECONDS = 0.3
+"""A launcher passes Ctrl-C on to processes that the terminal has told already; that is not a second press."""
 
 
 class InterruptGuard:
@@ -23,6 +27,7 @@ class InterruptGuard:
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self._asked = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> InterruptGuard:
@@ -36,8 +41,16 @@ class InterruptGuard:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
-            os.write(sys.stderr.fileno(), b"\nstopped at once; the last checkpoint is intact\n")
+            if time.monotonic() - self._asked < SAME_PRESS_SECONDS:
+                return
+            _say(b"\nstopped at once; the last checkpoint is intact\n")
             os._exit(128 + number)
         self.requested = signal.Signals(number).name
-        text = b"\nstopping after this step and saving; press Ctrl-C again to stop at once\n"
-        os.write(sys.stderr.fileno(), text)
+        self._asked = time.monotonic()
+        _say(b"\nstopping after this step and saving; press Ctrl-C again to stop at once\n")
+
+
+def _say(text: bytes) -> None:
+    """Write to the terminal from a signal handler, where printing is not safe; there may be none to write to."""
+    with contextlib.suppress(OSError):
+        os.write(2, text)

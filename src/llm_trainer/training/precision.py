@@ -24,6 +24,8 @@ class Precision:
     format: Format
     device_type: str
     reason: str
+    needs_telling: bool = False
+    """Whether it is not what was asked for."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -62,10 +64,10 @@ def resolve_precision(config: TrainingConfig, device: torch.device) -> Precision
         return _probe_cpu() if device.type == "cpu" else Precision("fp32", device.type, "float32 is the default here")
     if wanted == "amp":
         if device.type == "cuda" and not bf16_gpu:
-            return Precision("fp16", "cuda", f"{reason}; this GPU has no bfloat16")
+            return Precision("fp16", "cuda", f"{reason}; this GPU has no bfloat16", needs_telling=True)
         return Precision("bf16", device.type, reason)
     if wanted == "fp16" and device.type != "cuda":
-        return Precision("bf16", device.type, f"{reason}, but float16 needs a GPU; bfloat16 instead")
+        return Precision("bf16", device.type, f"{reason}, but float16 needs a GPU", needs_telling=True)
     return Precision(cast(Format, wanted), device.type, reason)
 
 

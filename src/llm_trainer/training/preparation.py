@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from llm_trainer.common.devices import rank, world_size
-from llm_trainer.common.errors import DataError, UserError
+from llm_trainer.common.errors import CorruptionError, DataError, UserError
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.config import DataConfig, ModelConfig, TrainingConfig
 from llm_trainer.corpus import DatasetHandle, open_dataset, open_paths
@@ -41,8 +42,9 @@ class PreparedData:
 
     def close(self) -> None:
         """Remove what was only packed for this run."""
-        for folder in self._temporary:
-            shutil.rmtree(folder, ignore_errors=True)
+        if data_parallel.is_main():
+            for folder in self._temporary:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_training_data(config: DataConfig) -> DatasetHandle:
@@ -111,7 +113,9 @@ def prepare_data(
     seq_len = resolve_sequence_length(data_config, model_config, training_config)
     training = open_training_data(data_config)
     validation = open_validation_data(data_config, training)
-    temporary = [] if training_config.use_packed_cache else [Path(tempfile.mkdtemp(prefix="llm-trainer-cache-"))]
+    temporary = []
+    if not training_config.use_packed_cache:
+        temporary = [Path(data_parallel.from_main(lambda: tempfile.mkdtemp(prefix="llm-trainer-cache-")))]
     root = temporary[0] if temporary else Path(data_config.cache_dir or "cache")
 
     def pack(handle: DatasetHandle, limit: int | None) -> TokenCache:
@@ -198,9 +202,9 @@ def _pack_on_one_rank(
     config: DataConfig,
     progress: Progress | None,
 ) -> TokenCache:
-    if data_parallel.is_main():
+    def build(*, force_rebuild: bool) -> TokenCache:
         documents: Iterable[Any] = handle if limit is None else islice(handle, limit)
-        build_cache(
+        return build_cache(
             documents,
             tokenizer,
             folder,
@@ -211,7 +215,16 @@ def _pack_on_one_rank(
             total_documents=limit or handle.split_documents,
             source_fingerprint=handle.fingerprint,
             source_description=handle.description,
+            force_rebuild=force_rebuild,
         )
+
+    if data_parallel.is_main():
+        try:
+            build(force_rebuild=False).verify()
+        except CorruptionError as error:
+            # The text is there, so the cache can be made again; but nobody should have to guess why it takes longer.
+            warnings.warn(f"{error.message}; packing it again", stacklevel=2)
+            build(force_rebuild=True)
     data_parallel.barrier()
     cache = TokenCache.open(folder, expect_tokenizer=tokenizer.fingerprint(), expect_seq_len=seq_len)
     if len(cache) == 0:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llm_trainer.common.devices import matmul_peak, world_size
 from llm_trainer.config import TrainingConfig
 from llm_trainer.models import BaseLanguageModel
-from llm_trainer.monitoring.metrics import MetricsLogger
+from llm_trainer.monitoring.metrics import MetricsLogger, read_metrics
 from llm_trainer.monitoring.progress import ProgressDisplay
 from llm_trainer.monitoring.status import RunStatus
 from llm_trainer.monitoring.system import device_memory, memory_rss
@@ -34,6 +34,7 @@ class RunReporter(Callback):
         self._metrics: MetricsLogger | None = None
         self._status: RunStatus | None = None
         self._progress: ProgressDisplay | None = None
+        self._validated: set[int] = set()
         self._flops_per_token = 0.0
         self._peak_flops = 0.0
 
@@ -43,6 +44,7 @@ class RunReporter(Callback):
         if self.run_dir is not None:
             # First of all: it refuses a folder that another process is training in.
             self._status = RunStatus(self.run_dir)
+            self._status.step = state.step
             self._status.start()
             self._metrics = MetricsLogger(
                 self.run_dir,
@@ -51,9 +53,11 @@ class RunReporter(Callback):
                 config=self._config.to_dict(),
             )
             self._metrics.truncate_after(state.step)
+            records = read_metrics(self.run_dir)
+            self._validated = {record["step"] for record in records if "validation/loss" in record}
         self._progress = ProgressDisplay(state.total_steps, enabled=not self._quiet, first_step=state.step)
         if isinstance(trainer.model, BaseLanguageModel):
-            self._flops_per_token = trainer.model.flops_per_token(trainer.model.config.max_seq_len)
+            self._flops_per_token = trainer.model.flops_per_token(trainer.sequence_length)
             self._peak_flops = matmul_peak(trainer.device, trainer.precision.dtype) * world_size()
 
     def on_step(self, trainer: Trainer) -> None:
@@ -79,7 +83,8 @@ class RunReporter(Callback):
 
     def on_evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """One line of validation metrics."""
-        if self._metrics is not None:
+        # A resumed run repeats the validation of its checkpoint's step, which may have been logged before.
+        if self._metrics is not None and trainer.state.step not in self._validated:
             self._metrics.log(trainer.state.step, metrics)
         if self._progress is not None:
             bits = metrics.get("validation/bits_per_byte")

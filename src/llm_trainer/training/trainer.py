@@ -9,6 +9,7 @@ evaluating: an evaluation that fails must not cost the work before it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +23,12 @@ import torch
 from torch import nn
 
 from llm_trainer.common import devices
-from llm_trainer.common.errors import CheckpointError, TrainingError, UserError
-from llm_trainer.config import DataConfig, ModelConfig, TrainingConfig
+from llm_trainer.common.errors import TrainingError, UserError
+from llm_trainer.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from llm_trainer.training.callbacks import Callback
 from llm_trainer.training.checkpoint import (
     latest_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     remove_leftovers,
     remove_old_checkpoints,
@@ -41,6 +43,7 @@ from llm_trainer.training.objectives import Batch, CausalLM, LossTerms, Objectiv
 from llm_trainer.training.optimizer import create_optimizer, set_learning_rate
 from llm_trainer.training.parallel import data_parallel
 from llm_trainer.training.precision import LossScaler, Precision, resolve_precision
+from llm_trainer.training.resume import check_resumable
 from llm_trainer.training.scheduler import learning_rate_factor
 from llm_trainer.training.utils import GradientClipping, seed_everything
 from llm_trainer.training.validation import byte_lengths, validate
@@ -100,7 +103,11 @@ class Trainer:
         self.loss = math.nan
         self.last_metrics: dict[str, float] = {}
         self.grad_norm = 0.0
+        self.objective_metrics: dict[str, float] = {}
         self.ema: EMA | None = None
+        self._eval_loader: Any = None
+        self._stopped = False
+        self._owes_validation = False
 
     # ------------------------------------------------------------------ doors
 
@@ -117,6 +124,7 @@ class Trainer:
         """
         from llm_trainer.training.preparation import prepare_data, run_folder
         from llm_trainer.training.reporting import RunReporter
+        from llm_trainer.training.run_folder import RunDescriber
 
         if self.tokenizer is None:
             raise UserError("train_from_config needs a tokenizer: Trainer(model, tokenizer, config)")
@@ -126,7 +134,8 @@ class Trainer:
                 name = data_parallel.from_main(lambda: str(run_folder(self.model, data_config, data.seq_len)))
                 self.run_dir = Path(name)
             if not any(isinstance(callback, RunReporter) for callback in self.callbacks):
-                self.callbacks.append(RunReporter(self.run_dir, self.config))
+                run = RunConfig(model=model_config, data=data_config, training=self.config, name=self.run_dir.name)
+                self.callbacks += [RunReporter(self.run_dir, self.config), RunDescriber(self.run_dir, run)]
             try:
                 return self.fit(data.train, data.validation, resume=resume)
             finally:
@@ -144,6 +153,9 @@ class Trainer:
         Raises:
             UserError: with what to do about it. Everything saved before is intact.
         """
+        if resume is False and self.checkpoint_dir is not None and list_checkpoints(self.checkpoint_dir):
+            raise UserError(f"{self.run_dir} already holds a run", hint="pass resume=True, or choose another run_dir")
+        self.state = TrainState()
         self.device = devices.resolve_device(self.config.device)
         with data_parallel.process_group(self.device), InterruptGuard() as self._guard:
             try:
@@ -165,9 +177,16 @@ class Trainer:
         """Validate on ``data``, or on the evaluation data of :meth:`fit`; with EMA, the averaged weights."""
         from llm_trainer.training.preparation import as_loader
 
-        loader = as_loader(data, self.tokenizer, self.model, self.config) if data is not None else self._eval_loader
+        loader = self._eval_loader
+        if data is not None:
+            loader = as_loader(data, self.tokenizer, self.model, self.config, shuffle=False)
         if loader is None:
             raise UserError("there is no data to evaluate on: give evaluate() some, or eval_data to fit()")
+        with self._averaged_weights():
+            return self._evaluate(loader)
+
+    def _evaluate(self, loader: Any) -> dict[str, float]:
+        """Validate the weights that the model has now."""
         if not hasattr(self, "device"):
             self.device = devices.resolve_device(self.config.device)
             self.model.to(self.device)
@@ -205,12 +224,17 @@ class Trainer:
         data_parallel.broadcast_model(self.model)
         self.model.train()
         self.precision = resolve_precision(config, self.device)
+        if self.precision.needs_telling:
+            self._message(f"computing in {self.precision.format}: {self.precision.reason}")
         self._scaler = LossScaler(self.precision.needs_scaler)
         self.optimizer = create_optimizer(self.model, config)
         self._clip = GradientClipping(config.max_grad_norm)
         self.ema = EMA(self.model, config.ema_decay) if config.use_ema else None
-        self._horizon = Horizon.plan(config, len(self._loader), self._world_size)
-        self._horizon.update(self.state, config)
+        self._plan()
+
+    def _plan(self) -> None:
+        self._horizon = Horizon.plan(self.config, len(self._loader), self._world_size, self.state)
+        self._horizon.update(self.state, self.config)
 
     @property
     def checkpoint_dir(self) -> Path | None:
@@ -226,17 +250,7 @@ class Trainer:
             return
         loaded = load_checkpoint(path, self.model, self.optimizer)
         saved = loaded.state
-        if saved["data"] != self._loader.fingerprint:
-            raise CheckpointError(
-                f"checkpoint {path} was trained on other data than the data of this run",
-                hint="resume with the same data, tokenizer and sequence length, or start a new run",
-            )
-        if saved["seed"] != self.config.seed:
-            raise CheckpointError(
-                f"checkpoint {path} was trained with seed {saved['seed']}; with seed {self.config.seed} the data would "
-                "come in another order, some of it twice",
-                hint=f"resume with training.seed={saved['seed']}, or start a new run",
-            )
+        check_resumable(loaded, self.config, data=self._loader.fingerprint)
         self.state = TrainState.from_dict(saved["train"])
         self._scaler.load_state_dict(saved["scaler"])
         if self.config.precision == "auto" and self.config.use_amp is None:
@@ -244,11 +258,10 @@ class Trainer:
             self.precision = Precision.saved(saved["precision"], self.device.type)
         if self.ema is not None:
             self.ema.load(loaded.averages)
-        self._horizon.update(self.state, self.config)
-        if self._eval_loader is not None and self._evaluation_is_due():
-            # The checkpoint was saved before the validation of its step; its result is needed to know the best one.
-            with self._averaged_weights():
-                self._judge(self.evaluate(), saved=True)
+        self.loss = saved["loss"]
+        self._plan()
+        # The checkpoint was saved before the validation of its step, which decides about the best one and patience.
+        self._owes_validation = self._evaluation_is_due() or self._horizon.reached(self.state)
         self._message(f"resumed {path.name}: {self.state.sequences:,} sequences seen")
 
     # ------------------------------------------------------------------ the loop
@@ -259,18 +272,20 @@ class Trainer:
         per_step = config.sequences_per_step(self._world_size)
         clock = time.perf_counter()
         meter = Meter()
-        consecutive_skips = 0
+        self._skips_in_a_row = 0
+        if self._owes_validation and self._eval_loader is not None and self._validate_and_judge(saved=True):
+            return "finished"
         try:
             while not self._horizon.reached(state):
                 micro_batches = list(islice(batches, config.gradient_accumulation_steps))
                 if not micro_batches:
                     break
                 loss, updated = self._step(micro_batches, meter)
-                consecutive_skips = 0 if updated else consecutive_skips + 1
-                if consecutive_skips >= config.max_skipped_steps:
+                self._skips_in_a_row = 0 if updated else self._skips_in_a_row + 1
+                if self._skips_in_a_row >= config.max_skipped_steps:
                     raise TrainingError(
-                        f"the gradients of {consecutive_skips} steps in a row were not finite (step {state.step}, "
-                        f"loss {loss}); the last checkpoint is from before that",
+                        f"the gradients of {self._skips_in_a_row} steps in a row were not finite (up to step "
+                        f"{state.step + 1}, loss {loss:.4g}); nothing was saved since they began",
                         hint="lower training.learning_rate, or look for broken documents in the data",
                     )
                 self.loss = loss
@@ -283,10 +298,10 @@ class Trainer:
                 state.step += 1
                 self._horizon.update(state, config)
                 if self._after_step(meter):
-                    return "interrupted" if self._guard.requested else "finished"
+                    break
         finally:
             _close(batches)
-        return "finished"
+        return "interrupted" if self._stopped else "finished"
 
     def _step(self, micro_batches: list[Batch], meter: Meter) -> tuple[float, bool]:
         """One optimizer update.
@@ -307,6 +322,7 @@ class Trainer:
             (terms.total * self._scaler.scale).backward()  # type: ignore[no-untyped-call]
             total += terms.total.detach()
             count += terms.count
+            self.objective_metrics.update(terms.metrics)
         data_parallel.sum_gradients(self.model)
         total_sum, all_count, all_tokens = data_parallel.sum_over_ranks([float(total), count, tokens], self.device)
         self.grad_norm = self._clip(self.model.parameters(), 1 / (max(1, all_count) * self._scaler.scale))
@@ -329,16 +345,20 @@ class Trainer:
     def _after_step(self, meter: Meter) -> bool:
         """Log, save and validate when due. Returns whether to stop."""
         config, state = self.config, self.state
-        interrupted = self._interrupted()
+        # A signal during the last step changes nothing: the run is complete.
+        interrupted = self._interrupted() and not self._horizon.reached(state)
+        self._stopped = interrupted
         last = self._horizon.reached(state) or interrupted
         self._tell("on_step")
         if last or state.step % config.logging_steps == 0:
             self._tell("on_log", self._training_metrics(meter))
             meter.reset()
-        save = last or due(state.step, state.total_steps, config.save_steps, at_most=LARGEST_SAVE_INTERVAL)
+        healthy = self._skips_in_a_row == 0
+        wanted = healthy and due(state.step, state.total_steps, config.save_steps, at_most=LARGEST_SAVE_INTERVAL)
+        save = last or wanted
         if save:
             self.save()
-        wants_evaluation = (last or self._evaluation_is_due()) and not interrupted
+        wants_evaluation = (last or (healthy and self._evaluation_is_due())) and not interrupted
         if self._eval_loader is not None and wants_evaluation:
             started = time.perf_counter()
             stop = self._validate_and_judge(saved=save)
@@ -352,7 +372,7 @@ class Trainer:
     def _validate_and_judge(self, *, saved: bool) -> bool:
         """Validate, remember the best step, and say whether patience has run out."""
         with self._averaged_weights():
-            metrics = self.evaluate()
+            metrics = self._evaluate(self._eval_loader)
             self._tell("on_evaluate", metrics)
         return self._judge(metrics, saved=saved)
 
@@ -360,10 +380,10 @@ class Trainer:
         config, state = self.config, self.state
         self.last_metrics = metrics
         loss = metrics["validation/loss"]
-        if state.best_loss is None or loss < state.best_loss:
+        if saved and math.isfinite(loss) and (state.best_saved_loss is None or loss < state.best_saved_loss):
+            state.best_saved_loss, state.best_step = loss, state.step
+        if math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss):
             state.best_loss, state.evaluations_without_improvement = loss, 0
-            if saved:
-                state.best_step = state.step
         else:
             state.evaluations_without_improvement += 1
         patience = config.early_stopping_patience
@@ -407,7 +427,7 @@ class Trainer:
             self.model, self.optimizer, self.state.step, directory=directory, state=state, averages=averages
         )
         keep = {self.state.best_step} if self.state.best_step is not None else set()
-        remove_old_checkpoints(directory, keep_last=self.config.keep_last, keep=keep)
+        remove_old_checkpoints(directory, newest=self.state.step, keep_last=self.config.keep_last, keep=keep)
         data_parallel.barrier()
         self._tell("on_save", path)
         return path
@@ -427,7 +447,17 @@ class Trainer:
             "train/epoch": state.sequences / max(1, len(self._loader)),
             "train/skipped_steps": float(state.skipped_steps),
             "train/elapsed": state.elapsed,
+            **{f"train/{name}": value for name, value in self.objective_metrics.items()},
         }
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens per training sequence: the cache's, or the model's context for loaders that do not say."""
+        cache = getattr(self._loader, "cache", None)
+        if cache is not None:
+            return int(cache.seq_len)
+        config: Any = self.model.config
+        return int(config.max_seq_len)
 
     def seconds_left(self, tokens_per_second: float) -> float | None:
         """Time to the end of the run: the steps left, at the tokens per second given; or what the clock has left."""
@@ -444,6 +474,8 @@ class Trainer:
         return data_parallel.sum_over_ranks([mine], self.device)[0] > 0
 
     def _message(self, text: str) -> None:
+        if not self.callbacks:
+            logging.getLogger(__name__).warning(text)
         self._tell("on_message", text)
 
     def _tell(self, event: str, *arguments: Any) -> None:

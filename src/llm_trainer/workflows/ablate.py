@@ -84,6 +84,8 @@ def _train(changes: dict[str, Any], tokenizer: BPETokenizer, data_config: DataCo
         result = Trainer(TransformerLM(model_config), tokenizer, training).fit(data.train, data.validation)
     finally:
         data.close()
+    if result.outcome != "finished":
+        raise KeyboardInterrupt
     return result.metrics["validation/loss"]
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_trainer.common.devices import resolve_device
+import torch
+
+from llm_trainer.common.devices import matmul_peak, resolve_device
 from llm_trainer.config import RunConfig
+from llm_trainer.tokenizer import load_tokenizer
 from llm_trainer.training.precision import resolve_precision
 
 # Merges need text to be learnt from: below a few hundred bytes of text for each token, the last ones are noise.
@@ -41,7 +44,9 @@ def derive(run: RunConfig, text_bytes: int | None) -> list[Derivation]:
 
     device = resolve_device(run.training.device)
     if run.training.device == "auto":
-        choose("training", "device", str(device), "the best device that PyTorch sees here")
+        choose("training", "device", device.type, "the best device that PyTorch sees here")
+    if device.type == "cpu" and run.training.num_threads is None:
+        choose("training", "num_threads", *_thread_choice())
     precision = resolve_precision(run.training, device)
     if run.training.precision == "auto":
         if run.training.use_amp is None:
@@ -54,8 +59,9 @@ def derive(run: RunConfig, text_bytes: int | None) -> list[Derivation]:
             choose("model", "max_seq_len", length, "as long as the training sequences")
         elif device.type == "cpu":
             choose("model", "max_seq_len", CPU_CONTEXT, "shorter sequences on a CPU, where attention is costly")
-    if length is None:
-        choose("data", "max_length", run.model.max_seq_len, "as long as the model's context")
+    if run.data.max_length is None:
+        reason = "as long as the model's context" if length is None else "training.sequence_length"
+        choose("data", "max_length", length or run.model.max_seq_len, reason)
     if run.training.use_flash_attention is False:
         choose("model", "attention_backend", "explicit", "use_flash_attention: false")
     _derive_vocabulary(run, text_bytes, choose)
@@ -79,9 +85,29 @@ def derive(run: RunConfig, text_bytes: int | None) -> list[Derivation]:
     return notes
 
 
+def _thread_choice() -> tuple[int, str]:
+    """All threads, unless one alone multiplies matrices as fast: on a busy machine threads wait for each other, and a
+    step can take five times as long as with one."""
+    most = torch.get_num_threads()
+    if most == 1:
+        return 1, "all that PyTorch uses here"
+    rates = {}
+    for threads in (1, most):
+        torch.set_num_threads(threads)
+        rates[threads] = matmul_peak(torch.device("cpu"), torch.float32, seconds=0.15, size=512, typical=True)
+    measured = f"{rates[most] / 1e9:,.0f} GFLOP/s with {most} threads, {rates[1] / 1e9:,.0f} with one, measured now"
+    chosen = most if rates[most] > rates[1] else 1
+    torch.set_num_threads(chosen)
+    return chosen, measured
+
+
 def _derive_vocabulary(run: RunConfig, text_bytes: int | None, choose: object) -> None:
     assert callable(choose)
-    if run.tokenizer.path is not None or run.tokenizer.vocab_size is not None:
+    if run.tokenizer.path is not None:
+        if not run.model.given("vocab_size"):
+            choose("model", "vocab_size", load_tokenizer(run.tokenizer.path).vocab_size, "the size of the tokenizer")
+        return
+    if run.tokenizer.vocab_size is not None:
         return
     if run.model.given("vocab_size"):
         choose("tokenizer", "vocab_size", run.model.vocab_size, "the size of the model's vocabulary")

@@ -91,7 +91,7 @@ def _speed(device: torch.device) -> list[Finding]:
     single = matmul_peak(device, torch.float32)
     half = matmul_peak(device, torch.bfloat16)
     text = f"matrix products: float32 {single / 1e9:,.0f} GFLOP/s, bfloat16 {half / 1e9:,.0f} GFLOP/s"
-    advice = "; try training.precision=bf16" if half > 1.5 * single and device.type == "cpu" else ""
+    advice = "; precision: auto takes bfloat16" if half > 1.5 * single and device.type == "cpu" else ""
     return [Finding("good", "speed", text + advice)]
 
 

@@ -32,7 +32,8 @@ class Estimate:
 def estimate(run: RunConfig, text_bytes: int | None) -> Estimate:
     """Work out the costs. Builds the model without memory (on the ``meta`` device) and times a matrix product."""
     config = run.model.model_copy()
-    config.vocab_size = run.tokenizer.vocab_size or config.vocab_size
+    if not run.model.given("vocab_size") and run.tokenizer.vocab_size is not None:
+        config.vocab_size = run.tokenizer.vocab_size
     with torch.device("meta"):
         model = TransformerLM(config)
     length = run.data.max_length or config.max_seq_len

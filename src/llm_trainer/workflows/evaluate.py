@@ -44,7 +44,7 @@ def evaluate_run(
         texts = [document.text for document in held_out]
     result = evaluate_documents(loaded.model, loaded.tokenizer, texts)
     baselines = compressor_baselines(texts)
-    if paths is None and loaded.run_dir is not None:
+    if paths is None and loaded.run_dir is not None and checkpoint == "best":
         write_evaluation(loaded.run_dir, result, baselines)
     lines = [
         loaded.description,

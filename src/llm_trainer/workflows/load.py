@@ -16,6 +16,7 @@ from llm_trainer.training.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
     load_averages,
+    step_of,
     verify_checkpoint,
 )
 
@@ -107,11 +108,13 @@ def choose_checkpoint(run_dir: Path, which: str) -> Path:
         return path
     if which == "best":
         losses = {
-            record["step"]: record["validation/loss"] for record in read_metrics(run_dir) if "validation/loss" in record
+            record["step"]: record["validation/loss"]
+            for record in read_metrics(run_dir)
+            if record.get("validation/loss") is not None  # it is null where it was not finite
         }
-        scored = [path for path in there if int(path.name.removeprefix("step-")) in losses]
+        scored = [path for path in there if step_of(path) in losses]
         if scored:
-            best = min(scored, key=lambda path: losses[int(path.name.removeprefix("step-"))])
+            best = min(scored, key=lambda path: losses[step_of(path)])
             verify_checkpoint(best)
             return best
     damage: list[str] = []

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llm_trainer.common.devices import resolve_device
 from llm_trainer.common.errors import UserError
 from llm_trainer.common.files import explain_os_errors, human_bytes, write_json
-from llm_trainer.config import RunConfig, save_config
+from llm_trainer.config import RunConfig, TrainingConfig, load_config
 from llm_trainer.corpus import DatasetHandle
 from llm_trainer.data import PackProgress, format_progress
 from llm_trainer.evaluation import HeldOutResult, compressor_baselines, evaluate_documents, generation_quality
@@ -22,18 +24,18 @@ from llm_trainer.monitoring.metrics import METRICS_FILE
 from llm_trainer.monitoring.progress import format_eta
 from llm_trainer.monitoring.report import write_report
 from llm_trainer.monitoring.runs import next_run_name, validate_run_name
-from llm_trainer.monitoring.system import environment
 from llm_trainer.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 from llm_trainer.training import Trainer, TrainResult
 from llm_trainer.training.checkpoint import list_checkpoints
 from llm_trainer.training.parallel import data_parallel
 from llm_trainer.training.preparation import PreparedData, dataset_label, open_training_data, prepare_data
 from llm_trainer.training.reporting import RunReporter
+from llm_trainer.training.run_folder import CONFIG, TOKENIZER, RunDescriber
 from llm_trainer.training.utils import seed_everything
 from llm_trainer.workflows.derive import Derivation, derive
 from llm_trainer.workflows.estimate import Estimate, estimate
 from llm_trainer.workflows.load import load_model
-from llm_trainer.workflows.samples import SampleWriter, write_sample
+from llm_trainer.workflows.samples import SampleWriter, forget_samples, write_sample
 
 Echo = Callable[[str], None]
 PACK_LINES_SECONDS = 5.0
@@ -52,6 +54,15 @@ class RunPlan:
 
 
 @dataclass(frozen=True)
+class FinalSample:
+    """A text of the finished model."""
+
+    prompt: str
+    temperature: float
+    continuation: str
+
+
+@dataclass(frozen=True)
 class RunResult:
     """A run that has ended."""
 
@@ -60,6 +71,7 @@ class RunResult:
     held_out: HeldOutResult | None
     baselines: dict[str, float]
     report: Path
+    samples: list[FinalSample] = field(default_factory=list)
 
     def summary(self) -> str:
         """A few lines for the person."""
@@ -134,54 +146,73 @@ def _train_run(run: RunConfig, *, resume: bool, echo: Echo, quiet: bool) -> RunR
             "training.use_peft trains adapters of a model that exists, and a configuration file starts a new one",
             hint="from Python: Trainer(model, tokenizer, TrainingConfig(use_peft=True)).fit(data)",
         )
+    if run.output_dir is not None:
+        _refuse_existing_run(Path(run.output_dir), resume=resume)
+        if resume:
+            _keep_what_was_measured(run, Path(run.output_dir))
     plan = plan_run(run)
     run = plan.run
-    run_dir = Path(data_parallel.from_main(lambda: str(_open_run_dir(run, plan, resume=resume))))
+    # Every rank measured for itself; all of them compute in what rank 0 measured.
+    run.training = TrainingConfig.from_dict(
+        json.loads(data_parallel.from_main(lambda: json.dumps(run.training.to_dict())))
+    )
+    run_dir = Path(data_parallel.from_main(lambda: str(_choose_run_dir(run, plan, resume=resume))))
     run.name = run.name or run_dir.name
     for note in plan.derivations:
         echo(str(note))
-    tokenizer = _tokenizer(plan, run_dir, echo)
-    if run.tokenizer.path is None:
-        run.tokenizer.vocab_size = tokenizer.vocab_size
-    run.model.vocab_size = max(tokenizer.vocab_size, run.model.vocab_size if run.model.given("vocab_size") else 0)
-    data = prepare_data(run.data, tokenizer, run.model, run.training, progress=_pack_printer(echo))
+    with _removed_if_it_fails(run_dir):
+        tokenizer = _tokenizer(plan, run_dir, echo)
+        if run.tokenizer.path is None:
+            run.tokenizer.vocab_size = tokenizer.vocab_size
+        run.model.vocab_size = max(tokenizer.vocab_size, run.model.vocab_size if run.model.given("vocab_size") else 0)
+        data = prepare_data(run.data, tokenizer, run.model, run.training, progress=_pack_printer(echo))
     try:
-        seed_everything(run.training.seed)
-        model = TransformerLM(run.model)
-        _describe_run(run_dir, run, plan, model)
-        echo(f"{_describe_data(data)}\nmodel: {model.num_parameters():,} parameters")
-        reporter = RunReporter(run_dir, run.training, quiet=quiet)
-        samples = SampleWriter(run_dir, run.training.sample_prompts, run.generation)
-        trainer = Trainer(model, tokenizer, run.training, run_dir=run_dir, callbacks=[reporter, samples])
-        try:
-            result = trainer.fit(data.train, data.validation, resume=resume)
-        except BaseException:
-            if data_parallel.is_main() and (run_dir / METRICS_FILE).exists():
-                write_report(run_dir)
-            raise
-        if not data_parallel.is_main():
-            return RunResult(run_dir, result, None, {}, run_dir / "report.html")
-        return _finish(run, run_dir, result, data, echo)
+        return _train_on(data, plan, run_dir, tokenizer, resume=resume, echo=echo, quiet=quiet)
     finally:
         data.close()
+
+
+def _train_on(
+    data: PreparedData, plan: RunPlan, run_dir: Path, tokenizer: Tokenizer, *, resume: bool, echo: Echo, quiet: bool
+) -> RunResult:
+    """The part of a run after its data is ready."""
+    run = plan.run
+    seed_everything(run.training.seed)
+    model = TransformerLM(run.model)
+    echo(f"{_describe_data(data)}\nmodel: {model.num_parameters():,} parameters")
+    notes = [{"key": note.key, "value": str(note.value), "reason": note.reason} for note in plan.derivations]
+    callbacks = [
+        RunReporter(run_dir, run.training, quiet=quiet),
+        RunDescriber(run_dir, run, notes),
+        SampleWriter(run_dir, run.training.sample_prompts, run.generation),
+    ]
+    trainer = Trainer(model, tokenizer, run.training, run_dir=run_dir, callbacks=callbacks)
+    try:
+        result = trainer.fit(data.train, data.validation, resume=resume)
+    except BaseException:
+        if data_parallel.is_main() and (run_dir / METRICS_FILE).exists():
+            write_report(run_dir)
+        raise
+    if not data_parallel.is_main():
+        return RunResult(run_dir, result, None, {}, run_dir / "report.html")
+    return _finish(run, run_dir, result, data, echo)
+
+
+def _keep_what_was_measured(run: RunConfig, run_dir: Path) -> None:
+    """A resumed run computes as it did before, not as a measurement of today would have it."""
+    if not (run_dir / CONFIG).exists():
+        return
+    saved = load_config(run_dir / CONFIG).run.training
+    for name in ("precision", "num_threads"):
+        if not run.training.given(name) and run.training.use_amp is None:
+            setattr(run.training, name, getattr(saved, name))
 
 
 def _silence(text: str) -> None:
     """Ranks other than the first have nothing to say."""
 
 
-def _describe_run(run_dir: Path, run: RunConfig, plan: RunPlan, model: TransformerLM) -> None:
-    """What the run's folder says before the first step: configuration, machine, derived values."""
-    if not data_parallel.is_main():
-        return
-    notes = [{"key": note.key, "value": str(note.value), "reason": note.reason} for note in plan.derivations]
-    parameters = {"key": "model.parameters", "value": model.num_parameters(), "reason": "counted, tied weights once"}
-    save_config(run, run_dir / "config.yaml")
-    write_json(run_dir / "environment.json", environment())
-    write_json(run_dir / "derived.json", [*notes, parameters])
-
-
-def _open_run_dir(run: RunConfig, plan: RunPlan, *, resume: bool) -> Path:
+def _choose_run_dir(run: RunConfig, plan: RunPlan, *, resume: bool) -> Path:
     """The run's folder, made; an existing run in it is never overwritten."""
     root = Path("runs")
     if run.output_dir is not None:
@@ -190,20 +221,38 @@ def _open_run_dir(run: RunConfig, plan: RunPlan, *, resume: bool) -> Path:
         label = dataset_label(run.data)
         name = run.name or next_run_name(root, plan.estimate.parameters, label, run.data.max_length or 0)
         run_dir = root / validate_run_name(name)
-    if not resume and list_checkpoints(run_dir / "checkpoints"):
-        raise UserError(
-            f"{run_dir} already holds a run",
-            hint="continue it with --resume, or name another folder with --output_dir",
-        )
+    _refuse_existing_run(run_dir, resume=resume)
     with explain_os_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     return run_dir
 
 
+def _refuse_existing_run(run_dir: Path, *, resume: bool) -> None:
+    if not resume and list_checkpoints(run_dir / "checkpoints"):
+        raise UserError(
+            f"{run_dir} already holds a run",
+            hint="continue it with --resume, or name another folder with --output_dir",
+        )
+
+
+@contextlib.contextmanager
+def _removed_if_it_fails(run_dir: Path) -> Iterator[None]:
+    """A run that never began (no text, no disk space) leaves no folder behind, unless it was there before."""
+    new = not any(run_dir.iterdir())
+    try:
+        yield
+    except BaseException:
+        if new and data_parallel.is_main():
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
+
+
 def _tokenizer(plan: RunPlan, run_dir: Path, echo: Echo) -> Tokenizer:
-    """Load the run's tokenizer; before that, on one rank, train it or copy the one that the configuration names."""
-    folder = run_dir / "tokenizer"
-    if data_parallel.is_main() and not (folder / "tokenizer.json").exists():
+    """The tokenizer of a run that is resumed; of a new one, on one rank, train it or copy the one that is named."""
+    folder = run_dir / TOKENIZER
+    # One that a killed run left before its first checkpoint may be of other text or another size.
+    keep = (folder / "tokenizer.json").exists() and bool(list_checkpoints(run_dir / "checkpoints"))
+    if data_parallel.is_main() and not keep:
         if plan.run.tokenizer.path is not None:
             load_tokenizer(plan.run.tokenizer.path).save_pretrained(folder)
         else:
@@ -236,7 +285,7 @@ def _texts(data: DatasetHandle, limit: int) -> Iterator[str]:
     used = 0
     for document in data:
         yield document.text
-        used += len(document.text)
+        used += len(document.text.encode("utf-8"))
         if used >= limit:
             return
 
@@ -263,6 +312,7 @@ def _finish(run: RunConfig, run_dir: Path, result: TrainResult, data: PreparedDa
     """Evaluate the best checkpoint on all held-out text, draw samples, write the report."""
     held_out: HeldOutResult | None = None
     baselines: dict[str, float] = {}
+    samples: list[FinalSample] = []
     if result.outcome == "finished":
         loaded = load_model(str(run_dir), device=run.training.device)
         if data.held_out is not None:
@@ -272,35 +322,30 @@ def _finish(run: RunConfig, run_dir: Path, result: TrainResult, data: PreparedDa
             baselines = compressor_baselines(texts)
         samples = _final_samples(run, run_dir, result.step, loaded.generator)
         write_evaluation(run_dir, held_out, baselines, samples)
-    return RunResult(run_dir, result, held_out, baselines, write_report(run_dir))
+    return RunResult(run_dir, result, held_out, baselines, write_report(run_dir), samples)
 
 
-def _final_samples(run: RunConfig, run_dir: Path, step: int, generator: TextGenerator) -> list[str]:
-    """Continue every prompt at several temperatures, keep the texts with the run; returns the continuations."""
-    continuations = []
+def _final_samples(run: RunConfig, run_dir: Path, step: int, generator: TextGenerator) -> list[FinalSample]:
+    """Continue every prompt at several temperatures, and keep the texts with the run."""
+    samples = []
+    forget_samples(run_dir, from_step=step)
     for prompt in run.training.sample_prompts:
         for temperature in FINAL_TEMPERATURES:
             settings = run.generation.model_copy()
-            settings.temperature = temperature
+            settings.temperature, settings.num_beams = temperature, 1
             text = "".join(generator.stream(prompt, settings, return_full_text=False))
             write_sample(run_dir, step, prompt, prompt + text, temperature)
-            continuations.append(text)
-    return continuations
+            samples.append(FinalSample(prompt, temperature, text))
+    return samples
 
 
 def write_evaluation(
-    run_dir: Path, result: HeldOutResult | None, baselines: dict[str, float], samples: list[str] | None = None
+    run_dir: Path, result: HeldOutResult | None, baselines: dict[str, float], samples: Sequence[FinalSample] = ()
 ) -> None:
     """evaluation.json: what the report and ``runs list`` read."""
     content: dict[str, Any] = {"baselines": baselines}
     if result is not None:
         content["held_out"] = result.to_dict()
     if samples:
-        content["samples"] = generation_quality(samples)
+        content["samples"] = generation_quality([sample.continuation for sample in samples])
     write_json(run_dir / "evaluation.json", content)
-
-
-def read_samples(run_dir: Path, step: int) -> list[dict[str, Any]]:
-    """The samples of one step."""
-    lines = (run_dir / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["step"] == step]

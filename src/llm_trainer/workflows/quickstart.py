@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm_trainer.config import DataConfig, GenerationConfig, ModelConfig, RunConfig, TokenizerConfig, TrainingConfig
-from llm_trainer.workflows.pretrain import RunResult, read_samples, train_run
+from llm_trainer.workflows.pretrain import RunResult, train_run
 
 # What the embedded model can plausibly continue: it has read Python and its documentation.
 BUILTIN_PROMPTS = ["def read_file(path):\n", "import os\n\nclass "]
@@ -60,8 +60,8 @@ def run_quickstart(
     if result.training.outcome != "finished":
         echo(result.summary())
         return result
-    for sample in read_samples(result.run_dir, result.training.step):
-        echo(f"\n--- temperature {sample['temperature']:g} " + "-" * 40 + f"\n{sample['text']}")
+    for sample in result.samples:
+        echo(f"\n--- temperature {sample.temperature:g} " + "-" * 40 + f"\n{sample.prompt}{sample.continuation}")
     echo("\n" + result.summary())
     echo(
         "\nNext:\n"

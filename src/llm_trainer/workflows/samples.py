@@ -6,7 +6,10 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from llm_trainer.common.errors import ConfigError
+from llm_trainer.common.files import explain_os_errors, write_text
 from llm_trainer.config import GenerationConfig
 from llm_trainer.generation import TextGenerator
 from llm_trainer.training.callbacks import Callback
@@ -23,41 +26,72 @@ class SampleWriter(Callback):
         run_dir: the run's folder.
         prompts: what to continue.
         config: how; with a seed, so that only the model changes between samples.
+
+    Raises:
+        ConfigError: more than one text for a prompt is asked for.
     """
 
     def __init__(self, run_dir: Path, prompts: Sequence[str], config: GenerationConfig) -> None:
+        if config.num_return_sequences > 1:
+            raise ConfigError(["generation.num_return_sequences: samples while training are one text for each prompt"])
         self.run_dir = run_dir
         self.prompts = list(prompts)
         self.config = config
 
     def on_start(self, trainer: Trainer) -> None:
-        """Forget samples of steps that will be made again."""
-        path = self.run_dir / SAMPLES
-        if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= trainer.state.step]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        """Check that there is room for new tokens; forget samples of steps that will be made again."""
+        generator = TextGenerator(trainer.model, trainer.tokenizer)
+        for prompt in self.prompts:
+            length, most = len(generator.prompt_ids(prompt)), self.config.max_length
+            if most is not None and length >= most:
+                raise ConfigError([f"generation.max_length: {most} leaves no room after a prompt of {length} tokens"])
+        forget_samples(self.run_dir, from_step=trainer.state.step + 1)
 
     def on_evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Write one sample for each prompt."""
+        """Write one sample for each prompt, unless the run was resumed here and has them already."""
+        step = trainer.state.step
+        if any(record["step"] == step for record in read_samples(self.run_dir)):
+            return
         generator = TextGenerator(trainer.model, trainer.tokenizer)
         for prompt in self.prompts:
             text = generator.generate(prompt, self.config)
-            write_sample(self.run_dir, trainer.state.step, prompt, text, self.config.temperature)
+            write_sample(self.run_dir, step, prompt, str(text), self.config.temperature)
 
 
 def write_sample(run_dir: Path, step: int, prompt: str, text: str, temperature: float) -> None:
     """Append one sample to both files."""
     record = {"step": step, "temperature": temperature, "prompt": prompt, "text": text, "time": time.time()}
-    with (run_dir / SAMPLES).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    quoted = "\n".join(f"    {line}" for line in text.splitlines())
-    with (run_dir / READABLE_SAMPLES).open("a", encoding="utf-8") as file:
-        file.write(f"## Step {step:,}, temperature {temperature:g}\n\n{quoted}\n\n")
+    with explain_os_errors(run_dir / SAMPLES):
+        with (run_dir / SAMPLES).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        with (run_dir / READABLE_SAMPLES).open("a", encoding="utf-8") as file:
+            file.write(_readable(record))
 
 
-def _step(line: str) -> int:
+def read_samples(run_dir: Path) -> list[dict[str, Any]]:
+    """All samples of a run; the torn last line of a killed process is left out."""
+    path = run_dir / SAMPLES
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [record for record in map(_parse, lines) if record is not None]
+
+
+def forget_samples(run_dir: Path, *, from_step: int) -> None:
+    """Remove the samples of ``from_step`` and later from both files."""
+    before = read_samples(run_dir)
+    kept = [record for record in before if record["step"] < from_step]
+    if len(kept) < len(before):
+        write_text(run_dir / SAMPLES, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        write_text(run_dir / READABLE_SAMPLES, "".join(map(_readable, kept)))
+
+
+def _readable(record: dict[str, Any]) -> str:
+    quoted = "\n".join(f"    {line}" for line in record["text"].splitlines())
+    return f"## Step {record['step']:,}, temperature {record['temperature']:g}\n\n{quoted}\n\n"
+
+
+def _parse(line: str) -> dict[str, Any] | None:
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        # The torn last line of a killed process: it belongs to no step.
-        return 1 << 62
+        record = json.loads(line)
+        return record if isinstance(record, dict) and isinstance(record["step"], int) else None
+    except (ValueError, KeyError):
+        return None

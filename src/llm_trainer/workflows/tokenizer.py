@@ -11,14 +11,23 @@ from llm_trainer.tokenizer import BPETokenizer
 from llm_trainer.training.preparation import open_training_data
 
 
-def train_tokenizer(output_dir: Path, *, paths: list[str] | None, dataset: str, vocab_size: int, pattern: str) -> str:
+def train_tokenizer(
+    output_dir: Path,
+    *,
+    paths: list[str] | None,
+    dataset: str,
+    vocab_size: int,
+    pattern: str,
+    allow_smaller: bool = False,
+) -> str:
     """Train a BPE tokenizer, save it, and say how well it compresses the start of its text."""
     TokenizerConfig.from_dict({"vocab_size": vocab_size, "pattern": pattern})
     config = DataConfig(paths=paths) if paths else DataConfig(dataset_name=dataset)
     handle = open_training_data(config)
     tokenizer = BPETokenizer()
     started = time.perf_counter()
-    tokenizer.train_from_iterator((document.text for document in handle), vocab_size=vocab_size, pattern=pattern)
+    texts = (document.text for document in handle)
+    tokenizer.train_from_iterator(texts, vocab_size=vocab_size, pattern=pattern, allow_smaller=allow_smaller)
     seconds = time.perf_counter() - started
     tokenizer.save_pretrained(output_dir)
     probe, size = [], 0

@@ -25,6 +25,9 @@ def process_group(device: torch.device) -> Iterator[None]:
     if world_size() == 1 or dist.is_initialized():
         yield
         return
+    if device.type == "cuda":
+        # Without it, barriers and object broadcasts of all ranks would go through GPU 0.
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
