@@ -22,9 +22,9 @@ def quickstart_config(minutes: float, paths: list[str] | None, seed: int | None)
         data=data,
         training=TrainingConfig(
             max_minutes=minutes,
-            batch_size=32,
+            batch_size=16,
             optimizer="muon",
-            learning_rate=3e-3,
+            learning_rate=1.2e-2,
             lr_scheduler="wsd",
             min_learning_rate_ratio=0.0,
             weight_decay=0.1,
