@@ -5,6 +5,7 @@ https://arxiv.org/abs/1911.02150; grouped-query: Ainslie et al. 2023, https://ar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,9 +61,10 @@ class MultiHeadAttention(nn.Module):
             (batch, seq, d_model).
         """
         context = context or AttentionContext()
-        query = self._heads(self.q_proj(x), self.n_heads)  # (batch, heads, seq, head_dim)
-        key = self._heads(self.k_proj(x), self.kv_heads)  # (batch, kv_heads, seq, head_dim)
-        value = self._heads(self.v_proj(x), self.kv_heads)
+        projected = self._project(x)
+        query = self._heads(projected[0], self.n_heads)  # (batch, heads, seq, head_dim)
+        key = self._heads(projected[1], self.kv_heads)  # (batch, kv_heads, seq, head_dim)
+        value = self._heads(projected[2], self.kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if context.rotary is not None:
@@ -74,9 +76,28 @@ class MultiHeadAttention(nn.Module):
         result: Tensor = self.dropout(self.o_proj(mixed.transpose(1, 2).flatten(2)))
         return result
 
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values, each (batch, seq, its heads * head_dim).
+
+        Training does it in one product, which saves two thirds of the calls: 5 % of a step at 128 wide. Generating one
+        token reads every weight once, so there joining the weights would cost as much as the product. Layers that
+        someone has wrapped or hooked (adapters, recorders) are called as they are.
+        """
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        if not (torch.is_grad_enabled() and all(map(_is_plain, layers))):
+            return [layer(x) for layer in layers]
+        weight = torch.cat([layer.weight for layer in layers])  # (all heads * head_dim, d_model)
+        bias = torch.cat([layer.bias for layer in layers]) if self.q_proj.bias is not None else None
+        return torch.split(F.linear(x, weight, bias), [layer.out_features for layer in layers], dim=-1)
+
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """(batch, seq, heads * head_dim) -> (batch, heads, seq, head_dim)."""
         return x.view(x.shape[0], x.shape[1], heads, self.head_dim).transpose(1, 2)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether calling a layer is nothing but ``F.linear`` with its weight and bias."""
+    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
 
 
 def explicit_attention(

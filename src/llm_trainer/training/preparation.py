@@ -91,6 +91,10 @@ def resolve_sequence_length(data: DataConfig, model: ModelConfig, training: Trai
     return length
 
 
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
+
+
 def prepare_data(
     data_config: DataConfig,
     tokenizer: Tokenizer,
@@ -98,8 +102,17 @@ def prepare_data(
     training_config: TrainingConfig,
     *,
     progress: Progress | None = None,
+    notice: Callable[[str], None] = _warn,
 ) -> PreparedData:
     """Pack the training and the validation text, unless that has been done already, and open loaders on both.
+
+    Args:
+        data_config: the text.
+        tokenizer: the model's.
+        model_config: its context is the sequence length unless another is given.
+        training_config: batch size, seed, workers.
+        progress: called while packing.
+        notice: called with a sentence when a damaged cache has to be made again.
 
     Raises:
         DataError: the data set cannot be found or is empty.
@@ -122,7 +135,7 @@ def prepare_data(
         how = [data_config.packing, data_config.compression, limit]
         identity = [handle.fingerprint, tokenizer.fingerprint(), seq_len, *how]
         folder = root / f"{slug(handle.name)}-{handle.split}-{fingerprint(identity)[:8]}".replace("/", "_")
-        return _pack_on_one_rank(handle, limit, tokenizer, folder, seq_len, data_config, progress)
+        return _pack_on_one_rank(handle, limit, tokenizer, folder, seq_len, data_config, progress, notice)
 
     train_cache = pack(training, data_config.max_documents)
     held_out_cache = pack(validation, None) if validation is not None else None
@@ -201,6 +214,7 @@ def _pack_on_one_rank(
     seq_len: int,
     config: DataConfig,
     progress: Progress | None,
+    notice: Callable[[str], None],
 ) -> TokenCache:
     def build(*, force_rebuild: bool) -> TokenCache:
         documents: Iterable[Any] = handle if limit is None else islice(handle, limit)
@@ -223,7 +237,7 @@ def _pack_on_one_rank(
             build(force_rebuild=False).verify()
         except CorruptionError as error:
             # The text is there, so the cache can be made again; but nobody should have to guess why it takes longer.
-            warnings.warn(f"{error.message}; packing it again", stacklevel=2)
+            notice(f"{error.message}; packing it again")
             build(force_rebuild=True)
     data_parallel.barrier()
     cache = TokenCache.open(folder, expect_tokenizer=tokenizer.fingerprint(), expect_seq_len=seq_len)

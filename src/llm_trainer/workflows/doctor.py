@@ -41,7 +41,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything that training depends on. Takes about five seconds, most of them for the compiler."""
+    """Everything that training depends on. Takes some seconds, or half a minute where the compiler is cold."""
     device = resolve_device("auto")
     cpu = environment()["cpu"]
     findings = [

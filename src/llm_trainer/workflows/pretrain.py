@@ -165,7 +165,7 @@ def _train_run(run: RunConfig, *, resume: bool, echo: Echo, quiet: bool) -> RunR
         if run.tokenizer.path is None:
             run.tokenizer.vocab_size = tokenizer.vocab_size
         run.model.vocab_size = max(tokenizer.vocab_size, run.model.vocab_size if run.model.given("vocab_size") else 0)
-        data = prepare_data(run.data, tokenizer, run.model, run.training, progress=_pack_printer(echo))
+        data = prepare_data(run.data, tokenizer, run.model, run.training, progress=_pack_printer(echo), notice=echo)
     try:
         return _train_on(data, plan, run_dir, tokenizer, resume=resume, echo=echo, quiet=quiet)
     finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,8 +68,15 @@ def run_quickstart(
     echo("\n" + result.summary())
     echo(
         "\nNext:\n"
-        f"  llm-trainer chat {result.run_dir}\n"
-        "  llm-trainer quickstart --text YOUR_FOLDER --minutes 30\n"
+        f"  {_program()} chat {result.run_dir}\n"
+        f"  {_program()} quickstart --text YOUR_FOLDER --minutes 30\n"
         f"  open {result.report} in a browser"
     )
     return result
+
+
+def _program() -> str:
+    """How the person can start this program again: by name, or by path where its environment is not activated."""
+    if shutil.which("llm-trainer") is None and Path(sys.argv[0]).name == "llm-trainer":
+        return os.path.relpath(sys.argv[0])
+    return "llm-trainer"

@@ -31,6 +31,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        # Leave together: a rank that takes its connections down while another still works can abort inside gloo.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
