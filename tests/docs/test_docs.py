@@ -181,3 +181,14 @@ def test_the_picture_of_the_report_is_small() -> None:
     picture = DOCS / "assets" / "report.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 300_000
+
+
+@pytest.mark.covers("R233")
+def test_the_parts_of_the_data_path_are_named_and_exist() -> None:
+    import importlib
+
+    table = (DOCS / "concepts" / "packed_cache.md").read_text(encoding="utf-8").partition("## The parts by name")[2]
+    named = re.findall(r"\| `(\w+)\.(\w+)` \|", table)
+    assert len(named) == 5
+    for module, name in named:
+        assert hasattr(importlib.import_module(f"llm_trainer.{module}"), name)

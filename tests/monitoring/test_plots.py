@@ -17,7 +17,7 @@ from tests.monitoring.folders import training_records, write_metrics
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.mark.covers("R314", "R317")
+@pytest.mark.covers("R005", "R314", "R317")
 def test_svg_needs_no_matplotlib_and_shows_every_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     write_metrics(tmp_path, training_records(50))
