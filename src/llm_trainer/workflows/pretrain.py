@@ -237,7 +237,7 @@ def _refuse_existing_run(run_dir: Path, *, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _removed_if_it_fails(run_dir: Path) -> Iterator[None]:
-    """A run that never began (no text, no disk space) leaves no folder behind, unless it was there before."""
+    """A run that never began (no text, no disk space) leaves no folder behind, unless that held something before."""
     new = not any(run_dir.iterdir())
     try:
         yield
