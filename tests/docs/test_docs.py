@@ -129,23 +129,8 @@ def test_requirements_name_the_promised_packages_with_the_bounds_of_the_program(
             assert active.get(match[1].lower()) == match[2], requirement
 
 
-@pytest.mark.covers("R019", "R020", "R021", "R022", "R440")
-def test_licence_contributing_thanks_citation_and_changes() -> None:
-    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
-    steps = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert all(word in steps for word in ("Fork", "git checkout -b", "Commit", "pull request"))
-    thanks = README.read_text(encoding="utf-8").partition("## Acknowledgements")[2]
-    for name in (
-        "Hugging Face",
-        "PyTorch",
-        "nanoGPT",
-        "MobileLLM",
-        "DeepSeek-V3",
-        "Llama",
-        "Cosmopedia",
-        "FineWeb-Edu",
-    ):
-        assert name in thanks
+@pytest.mark.covers("R022", "R440")
+def test_citation_and_changes_are_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == llm_trainer.__version__
     assert citation["license"] == "MIT"

@@ -252,7 +252,7 @@ def _unknown_top_level(key: str) -> str:
 
 def _nearby_configs(path: Path) -> str:
     folders = [path.parent, Path("configs")]
-    found = sorted({str(file) for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")})
+    found = sorted({str(file) for folder in folders if folder.is_dir() for file in folder.glob("[!.]*.yaml")})
     if not found:
         return "name an existing .yaml file"
     match = difflib.get_close_matches(str(path), found, n=1, cutoff=0.5)

@@ -79,7 +79,7 @@ class MultiHeadAttention(nn.Module):
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         """Queries, keys and values, each (batch, seq, its heads * head_dim).
 
-        Training does it in one product, which saves two thirds of the calls: 5 % of a step at 128 wide. Generating one
+        Training does it in one product, which saves two thirds of the calls: 3 % of a step at 128 wide. Generating one
         token reads every weight once, so there joining the weights would cost as much as the product. Layers that
         someone has wrapped or hooked (adapters, recorders) are called as they are.
         """

@@ -27,9 +27,9 @@ def pack_text(
 ) -> str:
     """Tokenize and pack, printing progress; returns the closing lines."""
     given = {"paths": paths} if paths else {"dataset_name": dataset}
-    config = DataConfig.from_dict(
-        {**given, "split": split, "max_length": seq_len, "packing": packing, "compression": compression}
-    )
+    # Who packs text by hand means all of it; holding some out for validation is a matter of `train`.
+    how = {"max_length": seq_len, "packing": packing, "compression": compression, "validation_fraction": 0.0}
+    config = DataConfig.from_dict({**given, **how, "split": split})
     tokenizer = load_tokenizer(tokenizer_dir)
     handle = open_training_data(config)
     cache = build_cache(
