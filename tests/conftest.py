@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nothing is read from, or left in, the cache folder of the person who runs the tests.
+os.environ["LLM_TRAINER_CACHE"] = ""
 
 import pytest
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm_trainer.common.errors import DataError
+from llm_trainer.common.errors import DataError, UserError
 from llm_trainer.tokenizer import BPETokenizer, set_dataset_resolver
 from llm_trainer.tokenizer import text_files as text_files_module
 from tests.tokenizer.samples import SCRIPTS, standard_library
@@ -36,6 +36,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"latin\.txt is not UTF-8.*0xdf") as caught:
         BPETokenizer().train_from_files([latin])
     assert "iconv" in str(caught.value)
+    assert 'errors="replace"' in str(caught.value)
     with pytest.raises(DataError, match=r"gone\.txt does not exist"):
         BPETokenizer().train_from_files(tmp_path / "gone.txt")
     with pytest.raises(DataError, match="is a folder"):
@@ -43,6 +44,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     with pytest.raises(DataError, match="no text"):
         BPETokenizer().train_from_files(tmp_path / "empty.txt")
+
+
+def test_damaged_bytes_can_be_replaced_and_line_ends_stay(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.txt"
+    path.write_bytes(b"one\r\ntwo \xff\xfe three\r\n" * 10)
+    with pytest.raises(DataError, match="not UTF-8"):
+        BPETokenizer().train_from_files(path, 262)
+    tokenizer = BPETokenizer().train_from_files(path, 280, errors="replace", allow_smaller=True)
+    assert len(tokenizer.encode("\r\n")) == 1
+    assert (
+        "".join(text_files_module.read_text_blocks(path, errors="replace")) == "one\r\ntwo \ufffd\ufffd three\r\n" * 10
+    )
+    with pytest.raises(UserError, match="errors is 'ignore'"):
+        BPETokenizer().train_from_files(path, errors="ignore")  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def chat(
     device: Device = "auto",
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Talk to a model: it goes on with whatever you write.
+    """Talk to a model: it answers in turns if its tokenizer has a chat template, else goes on with what you write.
 
     A model that was only pretrained continues text, it does not answer questions: give it a beginning.
     """
@@ -103,12 +103,22 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    typer.echo(f"{loaded.description}\nWrite the beginning of a text; it goes on. Commands: {CHAT_COMMANDS}")
+    in_turns = loaded.tokenizer.chat_template is not None
+    invitation = "Write a message; it answers." if in_turns else "Write the beginning of a text; it goes on."
+    commands = f"{CHAT_COMMANDS}, /new (another conversation)" if in_turns else CHAT_COMMANDS
+    typer.echo(f"{loaded.description}\n{invitation} Commands: {commands}")
+    messages: list[dict[str, str]] = []
     while (line := _next_line()) is not None:
         if line in ("/quit", "/exit"):
             break
-        if line.startswith("/"):
+        if line == "/new" and in_turns:
+            messages.clear()
+        elif line.startswith("/"):
             _chat_command(line, config)
+        elif line and in_turns:
+            messages.append({"role": "user", "content": line})
+            answer = _stream(loaded.generator.reply(messages, config))
+            messages.append({"role": "assistant", "content": answer})
         elif line:
             _stream(loaded.generator.stream(line, config))
 
@@ -144,12 +154,15 @@ def _next_line() -> str | None:
         return None
 
 
-def _stream(pieces: Iterable[str]) -> None:
-    """Print a text, its prompt first, as it comes."""
+def _stream(pieces: Iterable[str]) -> str:
+    """Print a text as it comes; return it whole."""
+    written = []
     for piece in pieces:
         typer.echo(piece, nl=False)
         sys.stdout.flush()
+        written.append(piece)
     typer.echo()
+    return "".join(written)
 
 
 def _chat_command(line: str, config: GenerationConfig) -> None:

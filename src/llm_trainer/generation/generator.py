@@ -14,6 +14,7 @@ from llm_trainer.generation.beam import Hypothesis, beam_search
 from llm_trainer.generation.loop import TokenLoop
 from llm_trainer.generation.text import RowText
 from llm_trainer.tokenizer.base import Tokenizer
+from llm_trainer.tokenizer.chat import Message
 from llm_trainer.tokenizer.pretokenize import replace_surrogates
 
 
@@ -196,6 +197,32 @@ class TextGenerator:
             pieces = self._pieces(self._loop(ids, config), RowText(self.tokenizer, ids[0], config.stop))
         start = [replace_surrogates(prompt)] if return_full_text else []
         return (piece for source in (start, pieces) for piece in source if piece)
+
+    def reply(
+        self, messages: Sequence[Message], config: GenerationConfig | None = None, **overrides: Any
+    ) -> Iterator[str]:
+        """The assistant's next answer in a conversation, in pieces, by the tokenizer's chat template.
+
+        The answer ends where the template ends the assistant's turn, or as :meth:`stream` does.
+
+        Args:
+            messages: as in :meth:`Tokenizer.render`; what they say stays text, whatever it spells.
+            config: how to generate.
+            **overrides: single values of :class:`GenerationConfig` by name.
+
+        Raises:
+            UserError: the tokenizer has no chat template; and as in :meth:`stream`.
+        """
+        config = merge_config(config, overrides)
+        _require_one_text(config, "a reply is one text")
+        ids = self.tokenizer.render(messages, add_generation_prompt=True).ids
+        template = self.tokenizer.chat_template
+        if config.eos_token_id is None and template is not None:
+            config = merge_config(config, {"eos_token_id": template.end_of_turn(self.tokenizer)})
+        if config.uses_beams:
+            return (text for text in self._continue_with_beams([ids], config))
+        pieces = self._pieces(self._loop([ids], config), RowText(self.tokenizer, ids, config.stop))
+        return (piece for piece in pieces if piece)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The tokens that the model reads: bos, when the tokenizer has one, and the prompt; never eos behind it."""

@@ -13,7 +13,7 @@ import abc
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,17 @@ import regex
 
 from llm_trainer.common.errors import UserError
 from llm_trainer.tokenizer.batch import BatchEncoding, Padding, TensorKind, as_tensor, pad_rows
+from llm_trainer.tokenizer.offsets import byte_offsets
+from llm_trainer.tokenizer.pretokenize import replace_surrogates
 from llm_trainer.tokenizer.streaming import ByteStreamDecoder, StreamDecoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from llm_trainer.tokenizer.chat import ChatTemplate, Message, RenderedChat
+
 AllowedSpecial = Literal["all"] | Collection[str]
+_T = TypeVar("_T")
 
 
 class TextTypeError(UserError, TypeError):
@@ -39,12 +44,19 @@ class Tokenizer(abc.ABC):
     Attributes:
         bos_token, eos_token, pad_token: special tokens in their roles, or ``None``.
         padding_side: ``"right"`` (exact with our models) or ``"left"``.
+        truncation_side: the side on which a text that is too long loses tokens, ``"right"`` or ``"left"``.
+        chat_template: how :meth:`render` writes a conversation, or ``None``.
+        exact_pieces: whether texts that are encoded apart decode, joined, to the joined text. True of byte-level
+            BPE; not of a tokenizer that treats the beginning of a text differently or changes text.
     """
 
     bos_token: str | None = None
     eos_token: str | None = None
     pad_token: str | None = None
     padding_side: str = "right"
+    truncation_side: str = "right"
+    chat_template: ChatTemplate | None = None
+    exact_pieces: bool = False
 
     # ---- what an algorithm supplies ----
 
@@ -162,6 +174,35 @@ class Tokenizer(abc.ABC):
             raise TextTypeError("encode_batch needs a list of texts, not one text", hint="use encode for one text")
         return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
 
+    def encode_with_offsets(
+        self, text: str, *, add_special_tokens: bool = False, allowed_special: AllowedSpecial = frozenset()
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, as :meth:`encode` gives them, and where in the text each comes from.
+
+        Returns:
+            ids, and for each a pair (start, end) of character positions: ``text[start:end]``. A token that holds only
+            some bytes of a character has the whole character. The start token that ``add_special_tokens`` puts first
+            comes from nowhere: (0, 0), as in transformers.
+        """
+        self._check_text(text)
+        ids, offsets = self._encode_with_offsets(text, self._allowed(allowed_special))
+        if add_special_tokens and self.bos_token_id is not None:
+            return [self.bos_token_id, *ids], [(0, 0), *offsets]
+        return ids, offsets
+
+    def _encode_with_offsets(self, text: str, allowed: frozenset[str]) -> tuple[list[int], list[tuple[int, int]]]:
+        """For tokenizers whose tokens, joined, are the bytes of the text; others override it."""
+        ids = self._encode_allowing(text, allowed) if allowed else self._encode_plain(text)
+        spelled = {token_id: len(token.encode()) for token, token_id in self.special_tokens.items()}
+        sizes = [spelled.get(token_id) or len(self.token_bytes(token_id)) for token_id in ids]
+        try:
+            return ids, byte_offsets(replace_surrogates(text).encode("utf-8"), sizes)
+        except ValueError:
+            raise UserError(
+                f"a {type(self).__name__} changes text, so where its tokens come from is not known",
+                hint="use a tokenizer that gives text back unchanged, such as BPETokenizer",
+            ) from None
+
     def __call__(
         self,
         text: str | Sequence[str],
@@ -171,35 +212,95 @@ class Tokenizer(abc.ABC):
         max_length: int | None = None,
         return_tensors: TensorKind | None = None,
         add_special_tokens: bool = False,
+        padding_side: str | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_offsets_mapping: bool = False,
     ) -> BatchEncoding:
         """Encode one text or several, in the style of Hugging Face tokenizers.
 
         Args:
             text: one text or a list of them.
-            truncation: cut each text to ``max_length`` tokens.
-            padding: ``True`` pads to the longest text, ``"max_length"`` to ``max_length``.
+            truncation: cut each text to ``max_length`` tokens, on ``truncation_side``.
+            padding: ``True`` or ``"longest"`` pads to the longest text, ``"max_length"`` to ``max_length``.
             max_length: in tokens, special tokens included.
-            return_tensors: ``"pt"`` or ``"np"``; both entries are then int64 of shape (batch, seq).
-            add_special_tokens: put the start token first.
+            return_tensors: ``"pt"`` or ``"np"``; all entries are then int64 of shape (batch, seq).
+            add_special_tokens: put the start token first; truncation never drops it.
+            padding_side: ``"left"`` or ``"right"`` for this call; left out: ``self.padding_side``.
+            pad_to_multiple_of: round the padded length up to a multiple of this.
+            return_offsets_mapping: also return ``offset_mapping``, see :meth:`encode_with_offsets`; (batch, seq, 2).
 
         Returns:
             ``input_ids`` and ``attention_mask`` (1 = token, 0 = padding). Flat lists for one text without tensors.
+
+        Raises:
+            UserError: contradictory arguments, or padding is needed and there is no padding token.
         """
         single = isinstance(text, str)
         texts: Sequence[str] = [text] if isinstance(text, str) else text
-        if truncation and max_length is None:
-            raise UserError("truncation=True needs max_length", hint="pass max_length=...")
-        rows = self.encode_batch(texts, add_special_tokens=add_special_tokens)
-        if truncation:
-            rows = [row[:max_length] for row in rows]
-        pad_id = self.pad_token_id
-        ids, mask = pad_rows(rows, padding=padding, max_length=max_length, pad_token_id=pad_id, side=self.padding_side)
+        start = [] if not add_special_tokens or self.bos_token_id is None else [self.bos_token_id]
+        keep = self._room(truncation, max_length, len(start))
+        offsets: list[list[tuple[int, int]]] | None = None
+        if return_offsets_mapping:
+            pairs = [self.encode_with_offsets(one) for one in texts]
+            rows = [ids for ids, _ in pairs]
+            offsets = [[(0, 0)] * len(start) + self._cut(places, keep) for _, places in pairs]
+        else:
+            rows = self.encode_batch(texts)
+        rows = [start + self._cut(row, keep) for row in rows]
+        side = padding_side or self.padding_side
+        ids, mask = pad_rows(
+            rows,
+            padding=padding,
+            max_length=max_length,
+            pad_token_id=self.pad_token_id,
+            side=side,
+            multiple_of=pad_to_multiple_of,
+        )
+        columns: dict[str, list[Any]] = {"input_ids": ids, "attention_mask": mask}
+        if offsets is not None:
+            gaps = [[(0, 0)] * (len(row) - len(places)) for row, places in zip(ids, offsets)]
+            columns["offset_mapping"] = [
+                gap + places if side == "left" else places + gap for gap, places in zip(gaps, offsets)
+            ]
         if return_tensors is not None:
-            tensors = {"input_ids": as_tensor(ids, return_tensors), "attention_mask": as_tensor(mask, return_tensors)}
-            return BatchEncoding(tensors)
-        if single:
-            return BatchEncoding(input_ids=ids[0], attention_mask=mask[0])
-        return BatchEncoding(input_ids=ids, attention_mask=mask)
+            return BatchEncoding({name: as_tensor(rows, return_tensors) for name, rows in columns.items()})
+        return BatchEncoding({name: rows[0] if single else rows for name, rows in columns.items()})
+
+    def _room(self, truncation: bool, max_length: int | None, taken: int) -> int | None:
+        """How many tokens of a text there is room for; ``None``: all of them."""
+        if max_length is not None and max_length < 1:
+            raise UserError(f"max_length is {max_length}", hint="use 1 or more")
+        if self.truncation_side not in ("left", "right"):
+            raise UserError(f"truncation_side is {self.truncation_side!r}", hint='use "right" or "left"')
+        if not truncation:
+            return None
+        if max_length is None:
+            raise UserError("truncation=True needs max_length", hint="pass max_length=...")
+        return max(0, max_length - taken)
+
+    def _cut(self, row: list[_T], keep: int | None) -> list[_T]:
+        if keep is None or len(row) <= keep:
+            return row
+        return row[:keep] if self.truncation_side == "right" else row[len(row) - keep :]
+
+    # ---- conversations ----
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> RenderedChat:
+        """A conversation as ids and loss mask, by ``self.chat_template``; see :class:`~.chat.ChatTemplate`.
+
+        Args:
+            messages: ``{"role": "system" | "user" | "assistant", "content": text}`` in order.
+            add_generation_prompt: end with the header of the assistant's next answer.
+
+        Raises:
+            UserError: there is no chat template; and as in :meth:`ChatTemplate.render`.
+        """
+        if self.chat_template is None:
+            raise UserError(
+                "this tokenizer has no chat template",
+                hint='choose one: tokenizer.chat_template = ChatTemplate.load("chatml")',
+            )
+        return self.chat_template.render(self, messages, add_generation_prompt=add_generation_prompt)
 
     def _encode_allowing(self, text: str, allowed: frozenset[str]) -> list[int]:
         """Cut the text at the allowed special tokens; what lies between is plain."""

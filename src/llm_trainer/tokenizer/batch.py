@@ -51,6 +51,7 @@ def pad_rows(
     max_length: int | None,
     pad_token_id: int | None,
     side: str = "right",
+    multiple_of: int | None = None,
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Pad rows of ids; return them with their attention mask (1 = token, 0 = padding).
 
@@ -60,6 +61,7 @@ def pad_rows(
         max_length: in tokens.
         pad_token_id: what fills the gap. The mask, not this id, says what is padding.
         side: ``"right"`` or ``"left"``.
+        multiple_of: round the padded length up to a multiple of this many tokens.
 
     Raises:
         UserError: contradictory arguments, or padding is needed and there is no padding token.
@@ -70,11 +72,15 @@ def pad_rows(
         raise UserError('padding="max_length" needs max_length', hint="pass max_length=..., or padding=True")
     if side not in ("left", "right"):
         raise UserError(f"padding_side is {side!r}", hint='use "right" or "left"')
+    if multiple_of is not None and multiple_of < 1:
+        raise UserError(f"pad_to_multiple_of is {multiple_of}", hint="use 8 or 64, or leave it out")
     masks = [[1] * len(row) for row in rows]
     if padding is False:
         return list(rows), masks
     longest = max((len(row) for row in rows), default=0)
     target = max_length if padding == "max_length" and max_length is not None else longest
+    if multiple_of is not None:
+        target = -(-target // multiple_of) * multiple_of
     padded: list[list[int]] = []
     padded_masks: list[list[int]] = []
     for row, mask in zip(rows, masks):

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_trainer.common.errors import DataError
 from llm_trainer.tokenizer import hf_format
 from llm_trainer.tokenizer.base import Tokenizer, as_id_list
 from llm_trainer.tokenizer.bpe_fast import FastEncoder, Progress, train_merges
-from llm_trainer.tokenizer.counting import count_pretokens
+from llm_trainer.tokenizer.chat_format import read_chat_template, write_chat_template
+from llm_trainer.tokenizer.counting import TextProgress, count_pretokens
 from llm_trainer.tokenizer.dataset_hook import dataset_texts
-from llm_trainer.tokenizer.pretokenize import split_pattern
+from llm_trainer.tokenizer.pretokenize import Digits, split_pattern
 from llm_trainer.tokenizer.text_files import read_text_blocks
 from llm_trainer.tokenizer.vocabulary import END_OF_TEXT, BPEVocabulary, check_special_tokens
 
@@ -38,6 +39,8 @@ class BPETokenizer(Tokenizer):
         >>> tokenizer.decode(tokenizer.encode("lower 🙂"))
         'lower 🙂'
     """
+
+    exact_pieces = True
 
     def __init__(self, vocabulary: BPEVocabulary | None = None) -> None:
         self._set_vocabulary(vocabulary or BPEVocabulary.build(split_pattern("gpt4"), [], [END_OF_TEXT]))
@@ -62,28 +65,33 @@ class BPETokenizer(Tokenizer):
         *,
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         pattern: str = "gpt4",
+        digits: Digits | None = None,
         min_frequency: int = 2,
         allow_smaller: bool = False,
         workers: int | None = None,
         progress: Progress | None = None,
+        text_progress: TextProgress | None = None,
     ) -> Self:
         """Learn a vocabulary from texts. Equal texts give equal tokenizers, in any order and with any ``workers``.
 
         Args:
-            texts: read once, as a stream; memory follows the number of different words, not the amount of text.
+            texts: read once, as a stream; memory follows the number of different words, not the amount of text, and has
+                a bound that only enormous vocabularies reach, see :mod:`~llm_trainer.tokenizer.counting`.
             vocab_size: tokens in all: 256 bytes + merges + special tokens.
             special_tokens: the first is start, end and padding token at once.
             pattern: how text is cut before merging, a name in ``pretokenize.SPLIT_PATTERNS``.
+            digits: at most 1, 2 or 3 digits in a token, or ``"none"`` for no limit; left out: the rule of the pattern.
             min_frequency: pairs that occur less often are not merged.
             allow_smaller: accept fewer tokens where the text has no more to give; see ``tokenizer.vocab_size`` after.
             workers: processes that count words in inputs above 8 MB; see :func:`~.counting.count_pretokens`.
             progress: called now and then with (merges learned, merges asked for).
+            text_progress: called now and then, before that, with the number of characters read.
 
         Raises:
             DataError: ``vocab_size`` is too small for the bytes or too large for the text, or there is no text.
                 The tokenizer is then what it was before.
         """
-        expression = split_pattern(pattern)
+        expression = split_pattern(pattern, digits)
         check_special_tokens(special_tokens)
         least = 256 + len(special_tokens)
         if vocab_size < least:
@@ -91,27 +99,41 @@ class BPETokenizer(Tokenizer):
                 f"vocab_size is {vocab_size}; the 256 bytes and {len(special_tokens)} special token(s) need {least}",
                 hint=f"pass vocab_size={least} or more",
             )
-        counts = count_pretokens(texts, expression, workers=workers)
-        merges = train_merges(counts, vocab_size - least, min_frequency, progress)
+        merges = train_merges(
+            count_pretokens(texts, expression, workers=workers, progress=text_progress),
+            vocab_size - least,
+            min_frequency,
+            progress,
+        )
         if len(merges) < vocab_size - least and not allow_smaller:
             possible = least + len(merges)
             raise DataError(
-                f"the text allows a vocabulary of {possible:,} tokens, not {vocab_size:,}: no other pair of tokens "
-                f"occurs {min_frequency} times",
+                f"the text allows a vocabulary of {possible:,} tokens ({len(merges):,} merges), not {vocab_size:,}: no "
+                f"other pair of tokens occurs {min_frequency} times",
                 hint=f"pass vocab_size={possible}, allow_smaller=True, or more text",
             )
         self._set_vocabulary(BPEVocabulary.build(expression, merges, special_tokens))
         return self
 
     def train_from_files(
-        self, paths: str | Path | Iterable[str | Path], vocab_size: int = 32000, **options: Any
+        self,
+        paths: str | Path | Iterable[str | Path],
+        vocab_size: int = 32000,
+        *,
+        errors: Literal["error", "replace"] = "error",
+        **options: Any,
     ) -> Self:
-        """Learn a vocabulary from UTF-8 text files; ``options`` as in :meth:`train_from_iterator`.
+        """Learn a vocabulary from UTF-8 text files.
+
+        Args:
+            paths: one file or several.
+            vocab_size: as in :meth:`train_from_iterator`, like ``options``.
+            errors: what to do about bytes that are not UTF-8: refuse the file, or ``"replace"`` them with U+FFFD.
 
         Raises:
             DataError: a file is missing or not UTF-8, and as in :meth:`train_from_iterator`.
         """
-        return self.train_from_iterator(read_text_blocks(paths), vocab_size, **options)
+        return self.train_from_iterator(read_text_blocks(paths, errors=errors), vocab_size, **options)
 
     def train_from_dataset(
         self,
@@ -204,6 +226,7 @@ class BPETokenizer(Tokenizer):
         With the ``gpt2`` cut, ``vocab.json`` and ``merges.txt`` are written too, for ``GPT2Tokenizer``.
         """
         hf_format.write_folder(self.vocabulary, folder)
+        write_chat_template(folder, self.chat_template)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -214,4 +237,6 @@ class BPETokenizer(Tokenizer):
             ForeignTokenizerError: it is a tokenizer of another kind, which ``HFTokenizerWrapper`` can load.
             DataError: there is no tokenizer in the folder.
         """
-        return cls(hf_format.read_folder(folder))
+        tokenizer = cls(hf_format.read_folder(folder))
+        tokenizer.chat_template = read_chat_template(folder)
+        return tokenizer

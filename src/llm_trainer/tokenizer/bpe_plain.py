@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from llm_trainer.tokenizer.pretokenize import pretokens, replace_surrogates
-from llm_trainer.tokenizer.vocabulary import BPEVocabulary, Merge
+from llm_trainer.tokenizer.vocabulary import BYTES_IN_ORDER, BPEVocabulary, Merge
 
 Word = tuple[bytes, ...]
 
@@ -52,19 +52,21 @@ def train_merges(word_counts: Mapping[bytes, int], max_merges: int, min_frequenc
 
     Returns:
         Pairs in the order learned; fewer than ``max_merges`` where the text has no more. Among equally frequent pairs
-        the smallest bytes come first, so that the order of documents decides nothing.
+        the one with the smaller id on the left, then on the right comes first, as in the ``tokenizers`` library.
     """
+    id_of = {token: number for number, token in enumerate(BYTES_IN_ORDER)}
     words: dict[Word, int] = {tuple(bytes([byte]) for byte in word): count for word, count in word_counts.items()}
     merges: list[Merge] = []
     while len(merges) < max_merges:
         pairs = count_pairs(words)
         if not pairs:
             break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        best = min(pairs, key=lambda pair: (-pairs[pair], id_of[pair[0]], id_of[pair[1]]))
         if pairs[best] < min_frequency:
             break
         words = {merge_pair(word, best): count for word, count in words.items()}
         merges.append(best)
+        id_of[best[0] + best[1]] = len(id_of)
     return merges
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_trainer.common.errors import DataError, UserError
-from llm_trainer.common.files import explain_os_errors
+from llm_trainer.common.files import explain_os_errors, write_bytes
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.common.optional import require
 from llm_trainer.tokenizer.base import Tokenizer, as_id_list
+from llm_trainer.tokenizer.chat_format import named_template, write_chat_template
 from llm_trainer.tokenizer.hf_format import CONFIG_FILE, TOKENIZER_FILE
 from llm_trainer.tokenizer.pretokenize import replace_surrogates
 from llm_trainer.tokenizer.streaming import StreamDecoder, WindowStreamDecoder
@@ -56,6 +58,9 @@ class HFTokenizerWrapper(Tokenizer):
         self._special_ids = frozenset(self._special.values())
         self._vocab_size: int = 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
         self._decoder_kinds = _decoder_kinds(self._backend)
+        self.exact_pieces = _is_exact(self._backend)
+        source = self._tokenizer.chat_template
+        self.chat_template = named_template(source, self.name_or_dir) if isinstance(source, str) else None
 
     @property
     def vocab_size(self) -> int:
@@ -71,17 +76,29 @@ class HFTokenizerWrapper(Tokenizer):
         return self._run_backend(text, specials_are_text=True)
 
     def _encode_allowing(self, text: str, allowed: frozenset[str]) -> list[int]:
+        self._all_or_none(allowed)
+        return self._run_backend(text, specials_are_text=False)
+
+    def _all_or_none(self, allowed: frozenset[str]) -> None:
         if allowed != self._special.keys():
             raise UserError(
                 "a Hugging Face tokenizer recognises all of its special tokens in a text, or none",
                 hint='pass allowed_special="all"',
             )
-        return self._run_backend(text, specials_are_text=False)
 
     def _run_backend(self, text: str, *, specials_are_text: bool) -> list[int]:
-        self._backend.encode_special_tokens = specials_are_text
-        ids: list[int] = self._backend.encode(replace_surrogates(text), add_special_tokens=False).ids
+        ids: list[int] = self._encoding(text, specials_are_text=specials_are_text).ids
         return ids
+
+    def _encoding(self, text: str, *, specials_are_text: bool) -> Any:
+        self._backend.encode_special_tokens = specials_are_text
+        return self._backend.encode(replace_surrogates(text), add_special_tokens=False)
+
+    def _encode_with_offsets(self, text: str, allowed: frozenset[str]) -> tuple[list[int], list[tuple[int, int]]]:
+        if allowed:
+            self._all_or_none(allowed)
+        encoding = self._encoding(text, specials_are_text=not allowed)
+        return encoding.ids, encoding.offsets
 
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
         """The text of ids.
@@ -132,9 +149,16 @@ class HFTokenizerWrapper(Tokenizer):
         return fingerprint({"kind": "Hugging Face", "tokenizer": json.loads(self._backend.to_str()), "roles": roles})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the tokenizer as transformers does."""
+        """Write the files that transformers writes, each whole or not at all, and ``tokenizer.json`` last."""
+        folder = Path(folder)
         with explain_os_errors(folder):
-            self._tokenizer.save_pretrained(str(folder))
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".tokenizer.", dir=folder) as temporary:
+                self._tokenizer.save_pretrained(temporary)
+                written = sorted(Path(temporary).iterdir(), key=lambda path: (path.name == TOKENIZER_FILE, path.name))
+                for path in written:
+                    write_bytes(folder / path.name, path.read_bytes())
+        write_chat_template(folder, self.chat_template)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -203,3 +227,13 @@ def _decoder_kinds(backend: Any) -> frozenset[str]:
     """The steps by which a tokenizer turns pieces into text."""
     decoder = json.loads(backend.to_str()).get("decoder") or {}
     return frozenset(step.get("type", "") for step in decoder.get("decoders", [decoder]))
+
+
+def _is_exact(backend: Any) -> bool:
+    """Byte-level without a prefix space and without a change to the text: pieces encoded apart make up the whole."""
+    definition = json.loads(backend.to_str())
+    cut = definition.get("pre_tokenizer") or {}
+    steps = cut.get("pretokenizers", [cut])
+    byte_level = [step for step in steps if step.get("type") == "ByteLevel"]
+    prefixed = any(step.get("add_prefix_space") for step in steps)
+    return bool(byte_level) and not prefixed and definition.get("normalizer") is None

@@ -21,6 +21,12 @@ CONFIG_FILE = "tokenizer_config.json"
 VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
 
+# Every ASCII character beside a letter, a digit, a space and a line end; letters, marks and digits of other scripts.
+_PROBE = "".join(f"{chr(code)}a{chr(code)}1{chr(code)} {chr(code)}\n{chr(code) * 2}" for code in range(128)) + (
+    "aé ñ日本語 ١٢٣ हिन्दी \u00a0\u3000🙂\u0301 x\ufffd\r\n  \t"
+)
+_PROBE_SECONDS = 5.0
+
 _ROLES = ("bos_token", "eos_token", "pad_token")
 
 
@@ -187,6 +193,8 @@ def _adds_tokens(post_processor: Any) -> bool:
     """transformers 5 saves a template that names no special token where there was nothing before."""
     if not post_processor:
         return False
+    if not isinstance(post_processor, dict):
+        return True
     kind = post_processor.get("type")
     return not (kind == "ByteLevel" or (kind == "TemplateProcessing" and not post_processor.get("special_tokens")))
 
@@ -194,7 +202,7 @@ def _adds_tokens(post_processor: Any) -> bool:
 def _read_pattern(path: Path, pre_tokenizer: Any) -> str:
     """The cut: ours (a Split, then bytes), or GPT-2's own (ByteLevel with its built-in expression)."""
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer]) if isinstance(pre_tokenizer, dict) else []
-    if not all(isinstance(step, dict) for step in steps):
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         _damaged(path, "its pre_tokenizer is not made of objects")
     byte_level = steps[-1] if steps else {}
     if byte_level.get("type") != "ByteLevel" or byte_level.get("add_prefix_space"):
@@ -203,15 +211,38 @@ def _read_pattern(path: Path, pre_tokenizer: Any) -> str:
     if len(steps) == 1 and uses_builtin:
         return SPLIT_PATTERNS["gpt2"]
     split = steps[0]
-    expression = split.get("pattern", {}).get("Regex") if split.get("type") == "Split" else None
+    rule = split.get("pattern")
+    expression = rule.get("Regex") if split.get("type") == "Split" and isinstance(rule, dict) else None
     plain = split.get("behavior") == "Isolated" and not split.get("invert")
     if len(steps) != 2 or uses_builtin or not plain or not isinstance(expression, str):
         _foreign(path, "it cuts text in a way that is not one expression")
-    return str(expression)
+    if expression not in SPLIT_PATTERNS.values():
+        _check_expression(path, expression)
+    return expression
+
+
+def _check_expression(path: Path, expression: str) -> None:
+    """Refuse what our engines cannot run, or what leaves text between its matches: we would lose that text."""
+    import regex
+    import tiktoken
+
+    single_bytes = {bytes([byte]): byte for byte in range(256)}
+    try:
+        tiktoken.Encoding("probe", pat_str=expression, mergeable_ranks=single_bytes, special_tokens={})
+        found = regex.compile(expression).finditer(_PROBE, timeout=_PROBE_SECONDS)
+        covered = "".join(match.group() for match in found) == _PROBE
+    except (ValueError, regex.error):
+        _damaged(path, "its pre_tokenizer has an expression that cannot be run")
+    except TimeoutError:
+        _damaged(path, "its pre_tokenizer has an expression that takes too long")
+    if not covered:
+        _foreign(path, "its expression does not cover all text")
 
 
 def _read_added_tokens(path: Path, added: Any) -> dict[str, int]:
     special: dict[str, int] = {}
+    if not isinstance(added, list):
+        _damaged(path, f"its added_tokens are {added!r}")
     for entry in added:
         if not isinstance(entry, dict) or not isinstance(entry.get("content"), str) or type(entry.get("id")) is not int:
             _damaged(path, f"an entry of added_tokens is {entry!r}")
@@ -262,14 +293,16 @@ def _named_special(path: Path) -> list[str]:
         _damaged(path, "it is not an object")
     roles = [token for token in _roles_in(config).values() if token]
     # transformers 5 calls them extra_special_tokens when it saves.
-    others = [*(config.get("additional_special_tokens") or []), *(config.get("extra_special_tokens") or [])]
+    lists = [config.get("additional_special_tokens"), config.get("extra_special_tokens")]
+    others = [token for names in lists if isinstance(names, list) for token in names]
     return list(dict.fromkeys([END_OF_TEXT, *roles, *(token for token in others if isinstance(token, str))]))
 
 
 def _roles_in(config: dict[str, Any]) -> dict[str, str | None]:
     """The three roles; a value is the token itself or, in older files, an object with its ``content``."""
     values = {role: config.get(role) for role in _ROLES}
-    return {role: value.get("content") if isinstance(value, dict) else value for role, value in values.items()}
+    named = {role: value.get("content") if isinstance(value, dict) else value for role, value in values.items()}
+    return {role: value if isinstance(value, str) else None for role, value in named.items()}
 
 
 def _read_roles(path: Path, special: dict[str, int]) -> dict[str, str | None]:

@@ -31,7 +31,7 @@ def _gpt2_alphabet() -> dict[int, str]:
 
 BYTE_TO_CHAR: dict[int, str] = _gpt2_alphabet()
 CHAR_TO_BYTE: dict[str, int] = {char: byte for byte, char in BYTE_TO_CHAR.items()}
-_BYTES_IN_ORDER: list[bytes] = [bytes([byte]) for byte in BYTE_TO_CHAR]
+BYTES_IN_ORDER: list[bytes] = [bytes([byte]) for byte in BYTE_TO_CHAR]
 
 
 def printable(token: bytes) -> str:
@@ -109,7 +109,7 @@ class BPEVocabulary:
         merges = list(merges)
         names = list(special_tokens)
         check_special_tokens(names)
-        tokens = [*_BYTES_IN_ORDER, *(left + right for left, right in merges)]
+        tokens = [*BYTES_IN_ORDER, *(left + right for left, right in merges)]
         first = names[0] if names else None
         return cls(
             pattern=pattern,

@@ -1,14 +1,23 @@
-"""Train a tokenizer on its own and measure it."""
+"""Train a tokenizer on its own and measure it; write one in another program's format."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
+from llm_trainer.common.errors import UserError
 from llm_trainer.config import DataConfig
 from llm_trainer.config.tokenizer import TokenizerConfig
-from llm_trainer.tokenizer import BPETokenizer
+from llm_trainer.tokenizer import BPETokenizer, ChatTemplate, SentencePieceTokenizer, load_tokenizer
+from llm_trainer.tokenizer.kinds import train_tokenizer as train_kind
+from llm_trainer.tokenizer.llama2c import write_llama2c
+from llm_trainer.tokenizer.sentencepiece_export import obstacle
+from llm_trainer.tokenizer.tiktoken_format import write_tiktoken_file
+from llm_trainer.tokenizer.vocabulary import END_OF_TEXT
 from llm_trainer.training.preparation import open_training_data
+
+FORMATS = ("hf", "llama2c", "tiktoken")
 
 
 def train_tokenizer(
@@ -19,17 +28,42 @@ def train_tokenizer(
     vocab_size: int,
     pattern: str,
     allow_smaller: bool = False,
+    kind: str = "bpe",
+    digits: str | None = None,
+    chat: str | None = None,
 ) -> str:
-    """Train a BPE tokenizer, save it, and say how well it compresses the start of its text."""
-    TokenizerConfig.from_dict({"vocab_size": vocab_size, "pattern": pattern})
+    """Train a tokenizer, save it, and say how well it compresses the start of its text.
+
+    Args:
+        output_dir: the folder to write.
+        paths: files and folders of text.
+        dataset: name of a data set, where there are no paths.
+        vocab_size: tokens in all.
+        pattern: how text is cut before it is cut into tokens (bpe, unigram).
+        kind: ``bpe``, ``wordpiece`` or ``unigram``.
+        digits: at most ``"1"``, ``"2"`` or ``"3"`` digits in a token, or ``"none"`` for no limit (bpe); left out: the
+            rule of the pattern.
+        allow_smaller: take fewer tokens where the text has no more to give.
+        chat: a chat template by name, file or text, saved with the tokenizer; its control tokens get ids.
+    """
+    TokenizerConfig.from_dict({"type": kind, "vocab_size": vocab_size, "pattern": pattern})
+    options: dict[str, Any] = {"allow_smaller": allow_smaller}
+    if kind != "wordpiece":
+        options["pattern"] = pattern
+    if digits is not None:
+        options["digits"] = int(digits) if digits.isdecimal() else digits
+    template = ChatTemplate.load(chat) if chat is not None else None
+    if template is not None:
+        # WordPiece and Unigram have roles of their own and take further tokens; BPE's first one has all roles.
+        options["special_tokens"] = [*([END_OF_TEXT] if kind == "bpe" else []), *template.control_tokens]
     # The documents that `train` would hold out stay out: a tokenizer that has seen them flatters bits per byte.
     config = DataConfig(paths=paths) if paths else DataConfig(dataset_name=dataset)
     handle = open_training_data(config)
-    tokenizer = BPETokenizer()
     started = time.perf_counter()
     texts = (document.text for document in handle)
-    tokenizer.train_from_iterator(texts, vocab_size=vocab_size, pattern=pattern, allow_smaller=allow_smaller)
+    tokenizer = train_kind(kind, texts, vocab_size, **options)
     seconds = time.perf_counter() - started
+    tokenizer.chat_template = template
     tokenizer.save_pretrained(output_dir)
     probe, size = [], 0
     for document in handle:
@@ -42,3 +76,31 @@ def train_tokenizer(
         f"trained {tokenizer.vocab_size:,} tokens on {handle.description} in {seconds:.1f} s\n"
         f"{size / max(1, tokens):.2f} bytes per token; saved to {output_dir}"
     )
+
+
+def convert_tokenizer(source: str, output: Path, file_format: str) -> str:
+    """Write a tokenizer in another format.
+
+    Args:
+        source: as for :func:`~llm_trainer.tokenizer.load_tokenizer`.
+        output: a folder for ``hf``, a file for the others.
+        file_format: ``hf`` (the layout of transformers), ``llama2c`` (``tokenizer.bin``) or ``tiktoken`` (ranks).
+
+    Raises:
+        UserError: the tokenizer means something else in that format; the message says why.
+    """
+    if file_format not in FORMATS:
+        raise UserError(f"there is no format {file_format!r}", hint=f"choose one of {', '.join(FORMATS)}")
+    tokenizer = load_tokenizer(source)
+    if file_format == "hf":
+        reason = obstacle(tokenizer.model) if isinstance(tokenizer, SentencePieceTokenizer) else None
+        if reason is not None:
+            raise UserError(f"{source} has no exact form in transformers: {reason}", hint="keep its .model file")
+        tokenizer.save_pretrained(output)
+    elif file_format == "llama2c":
+        write_llama2c(tokenizer, output)
+    elif isinstance(tokenizer, BPETokenizer):
+        write_tiktoken_file(tokenizer, output)
+    else:
+        raise UserError(f"{source} is not byte-level BPE, the only kind that tiktoken has", hint="use --format hf")
+    return f"wrote {tokenizer.vocab_size:,} tokens to {output}"

@@ -1,0 +1,135 @@
+"""What WordPiece and Unigram share: training from files and data sets, encoding by chunks, checks of ids."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_trainer.common.errors import DataError
+from llm_trainer.tokenizer.base import Tokenizer, _special_splitter, as_id_list
+from llm_trainer.tokenizer.chunk_cache import CachedEncoder, CacheInfo
+from llm_trainer.tokenizer.dataset_hook import dataset_texts
+from llm_trainer.tokenizer.pretokenize import replace_surrogates
+from llm_trainer.tokenizer.text_files import read_text_blocks
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class PieceTokenizer(Tokenizer):
+    """A tokenizer that cuts text into chunks and spells each chunk with pieces of its vocabulary."""
+
+    unk_token: str
+    _special_ids: frozenset[int]
+
+    # ---- training ----
+
+    @abc.abstractmethod
+    def train_from_iterator(self, texts: Iterable[str], vocab_size: int = 32000, **options: Any) -> Self:
+        """Learn a vocabulary from texts."""
+
+    def train_from_files(
+        self, paths: str | Path | Iterable[str | Path], vocab_size: int = 32000, **options: Any
+    ) -> Self:
+        """Learn a vocabulary from UTF-8 text files; ``options`` as in :meth:`train_from_iterator`.
+
+        Raises:
+            DataError: a file is missing or not UTF-8, and as in :meth:`train_from_iterator`.
+        """
+        return self.train_from_iterator(read_text_blocks(paths), vocab_size, **options)
+
+    def train_from_dataset(
+        self,
+        dataset_name: str,
+        dataset_config: str | None = None,
+        vocab_size: int = 32000,
+        *,
+        split: str = "train",
+        text_column: str = "text",
+        max_documents: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Learn a vocabulary from a data set; arguments as in :meth:`BPETokenizer.train_from_dataset`.
+
+        Raises:
+            DataError: nothing is known under that name, and as in :meth:`train_from_iterator`.
+        """
+        texts = dataset_texts(
+            dataset_name, dataset_config, split=split, text_column=text_column, max_documents=max_documents
+        )
+        return self.train_from_iterator(texts, vocab_size, **options)
+
+    # ---- encoding ----
+
+    @property
+    def unk_token_id(self) -> int:
+        """Id of what the vocabulary cannot spell."""
+        return self.special_tokens[self.unk_token]
+
+    @abc.abstractmethod
+    def _make_encoder(self) -> CachedEncoder:
+        """The encoder of the present vocabulary."""
+
+    @cached_property
+    def _encoder(self) -> CachedEncoder:
+        return self._make_encoder()
+
+    def _encode_plain(self, text: str) -> list[int]:
+        return self._encoder.encode(replace_surrogates(text))
+
+    @abc.abstractmethod
+    def _plain_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of text in which nothing is special and no surrogate is left, and where each comes from."""
+
+    def _encode_with_offsets(self, text: str, allowed: frozenset[str]) -> tuple[list[int], list[tuple[int, int]]]:
+        text = replace_surrogates(text)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        at = 0
+        for part in _special_splitter(allowed).split(text) if allowed else [text]:
+            if part in allowed:
+                ids.append(self.special_tokens[part])
+                offsets.append((at, at + len(part)))
+            else:
+                found, places = self._plain_with_offsets(part)
+                ids.extend(found)
+                offsets.extend((at + start, at + end) for start, end in places)
+            at += len(part)
+        return ids, offsets
+
+    def cache_info(self) -> CacheInfo:
+        """How often a chunk of text was found among those encoded before."""
+        return self._encoder.info()
+
+    def _forget_encoder(self) -> None:
+        self.__dict__.pop("_encoder", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_encoder"}
+
+    # ---- decoding ----
+
+    def _wanted(self, ids: Any, skip_special_tokens: bool) -> list[int]:
+        """Checked ids, without the special ones where those are skipped."""
+        wanted = as_id_list(ids)
+        for token_id in wanted:
+            self._check_id(token_id)
+        return [i for i in wanted if i not in self._special_ids] if skip_special_tokens else wanted
+
+    def _check_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self.vocab_size:
+            raise DataError(
+                f"{token_id} is not a token id: this tokenizer has ids 0 to {self.vocab_size - 1}",
+                hint="is this the tokenizer that the model was trained with?",
+            )
+
+
+def too_few_pieces(possible: int, vocab_size: int, why: str) -> DataError:
+    """The text has fewer pieces to give than were asked for."""
+    return DataError(
+        f"the text allows a vocabulary of {possible:,} tokens, not {vocab_size:,}: {why}",
+        hint=f"pass vocab_size={possible}, allow_smaller=True, or more text",
+    )
