@@ -17,6 +17,7 @@ from tests.docs.pages import DOCS, README, blocks, page_id
 SECONDS = 240
 RUNNING = [
     DOCS / "getting_started.md",
+    DOCS / "concepts" / "tokenizer.md",
     DOCS / "how_to" / "custom_components.md",
     DOCS / "how_to" / "use_with_transformers.md",
     DOCS / "reference" / "old_names.md",

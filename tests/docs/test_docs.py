@@ -17,7 +17,7 @@ from llm_trainer.config.run import SECTIONS
 from tests.docs.pages import DOCS, PAGES, README, ROOT, anchors, commands, page_id, prose
 
 PACKAGE = ROOT / "src" / "llm_trainer"
-MOST_LINES = 1800
+MOST_LINES = 2100
 
 
 def subcommands(command: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def test_every_foreign_name_is_in_the_table() -> None:
 def test_the_reading_path_exists_and_is_as_short_as_promised() -> None:
     path = README.read_text(encoding="utf-8").partition("### Reading it")[2].partition("\n## ")[0]
     files = re.findall(r"^\d+\. `([\w/.]+)`", path, re.MULTILINE)
-    assert len(files) == 12
+    assert len(files) == 13
     lines = sum(len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) for file in files)
     assert lines < MOST_LINES, f"{lines} lines"
 

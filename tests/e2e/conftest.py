@@ -36,6 +36,7 @@ TINY = [
     "training.device=cpu",
     # float32, not what a timed probe prefers today: some of these tests compare bits.
     "training.use_amp=false",
+    "training.tune=false",
     "training.report_to=[]",
     "generation.max_new_tokens=4",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llm_trainer.models import attention
 from llm_trainer.models.attention import MultiHeadAttention
 from llm_trainer.models.context import AttentionContext
 from tests.models.tiny import tiny_config, tiny_model, token_ids
@@ -67,19 +68,27 @@ def test_fused_kernels_equal_the_written_out_attention(case: dict, masked: str) 
 
 
 @pytest.mark.covers("R152")
-def test_the_default_calls_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_never_writes_out_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain causal attention goes in blocks on a CPU and makes no mask; documents go to PyTorch's fused kernel."""
     calls = []
-    real = torch.nn.functional.scaled_dot_product_attention
+    real, real_blocked = torch.nn.functional.scaled_dot_product_attention, attention.blocked_attention
 
     def spy(*args, **kwargs):
-        calls.append((kwargs["is_causal"], kwargs["attn_mask"]))
+        calls.append(("fused", kwargs["attn_mask"] is not None))
         return real(*args, **kwargs)
 
+    def spy_blocked(*args):
+        calls.append(("blocked", False))
+        return real_blocked(*args)
+
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(attention, "blocked_attention", spy_blocked)
     tiny_model()(token_ids())
-    assert calls == [(True, None)] * 2  # one per layer, and no mask was made
+    assert calls == [("blocked", False)] * 2  # one per layer
+    tiny_model()(token_ids(), document_ids=torch.zeros_like(token_ids()))
+    assert calls[2:] == [("fused", True)] * 2
     tiny_model(attention_backend="explicit")(token_ids())
-    assert len(calls) == 2
+    assert len(calls) == 4
 
 
 def test_a_padding_mask_of_ones_costs_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ def loss_and_gradients(model: TransformerLM, ids: torch.Tensor) -> tuple[float, 
     return loss.item(), [parameter.grad.clone() for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.covers("R275")
+@pytest.mark.parametrize("every", [1, 2, 3, 4])
 @pytest.mark.parametrize("pre_norm", [True, False])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_loss_and_gradients_do_not_change(pre_norm: bool, dropout: float, every: int) -> None:
@@ -44,7 +45,8 @@ def test_training_and_evaluation_agree(pre_norm: bool) -> None:
     assert torch.equal(model.eval()(ids).logits, expected)
 
 
-def test_fewer_activations_are_kept() -> None:
+@pytest.mark.covers("R275", "R276")
+def test_the_more_blocks_are_recomputed_the_less_is_kept() -> None:
     def saved_numbers(model: TransformerLM) -> int:
         count = 0
 
@@ -58,10 +60,15 @@ def test_fewer_activations_are_kept() -> None:
             model(ids, labels=ids)
         return count
 
-    model = tiny_model(n_layers=6).train()
-    before = saved_numbers(model)
-    apply_activation_checkpointing(model)
-    assert saved_numbers(model) < before / 3
+    plain = saved_numbers(tiny_model(n_layers=6).train())
+    kept = []
+    for every in (1, 2, 3, 6):
+        model = tiny_model(n_layers=6).train()
+        apply_activation_checkpointing(model, every=every)
+        kept.append(saved_numbers(model))
+    assert kept == sorted(kept)
+    assert kept[-1] < plain
+    assert kept[0] < plain / 3
 
 
 def test_twice_is_once_and_a_copy_recomputes_its_own_blocks() -> None:

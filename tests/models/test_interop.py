@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,9 +11,17 @@ import torch
 
 from llm_trainer.common.errors import CheckpointError, ConfigError
 from llm_trainer.models import TransformerLM
-from llm_trainer.models.interop import export_hf, from_hf, is_hf_folder, load_hf, to_hf
+from llm_trainer.models.interop import (
+    export_hf,
+    export_statement,
+    export_targets,
+    from_hf,
+    is_hf_folder,
+    load_hf,
+    to_hf,
+)
 from llm_trainer.models.lora import apply_lora
-from tests.models.tiny import tiny_model, token_ids
+from tests.models.tiny import SMALL_MODEL_OPTIONS, tiny_config, tiny_model, token_ids
 
 GPT2 = {"position": "learned", "norm": "layernorm", "bias": True, "activation": "gelu_tanh"}
 LAYOUTS = [
@@ -60,12 +69,64 @@ def test_our_own_folder_is_not_taken_for_one_of_transformers(tmp_path: Path) -> 
         ({**GPT2, "bias": False}, "bias=False: GPT-2 has only True"),
         ({**GPT2, "qk_norm": True}, "qk_norm=True: GPT-2 has only False"),
         ({**GPT2, "activation": "swiglu"}, "activation='swiglu': GPT-2 has only 'gelu_tanh'"),
+        *((({name: value}, f"{name}=.*: Llama has")) for name, value in SMALL_MODEL_OPTIONS.items()),
+        *((({**GPT2, name: value}, f"{name}=.*: GPT-2 has")) for name, value in SMALL_MODEL_OPTIONS.items()),
     ],
 )
 def test_a_shape_that_transformers_lacks_names_the_field(tmp_path: Path, values: dict, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         export_hf(tiny_model(**values), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+GRID = {
+    "position": ("rope", "learned", "alibi"),
+    "norm": ("rmsnorm", "layernorm"),
+    "activation": ("swiglu", "gelu_tanh"),
+    "bias": (False, True),
+    "qk_norm": (False, True),
+    "n_kv_heads": (2, 4),
+    "pre_norm": (True, False),
+}
+
+
+def test_the_statement_is_what_an_export_does() -> None:
+    """Every layout that is called possible is written and read back, and every other is refused with these words."""
+    shapes = [dict(zip(GRID, values)) for values in itertools.product(*GRID.values())]
+    plain = [{}, {"qk_norm": True}, GPT2]
+    shapes += [{**shape, "activation": activation} for shape in plain for activation in ("geglu", "relu2", "silu")]
+    shapes += [{**shape, name: value} for shape in plain for name, value in SMALL_MODEL_OPTIONS.items()]
+    shapes += [
+        {**shape, "zero_init_projections": True, "tie_embeddings": False, "head_init_std": 0.01} for shape in plain
+    ]
+    exported = set()
+    for shape in shapes:
+        config = tiny_config(**shape, n_layers=1)
+        targets = export_targets(config)
+        assert {target.name for target in targets} == {"gpt2", "llama", "qwen3"}
+        possible = [target.name for target in targets if target.possible]
+        with torch.device("meta"):
+            model = TransformerLM(config)
+        if possible:
+            values, tensors = to_hf(model)
+            assert possible == [targets[0].name] == [values["model_type"]], shape
+            with torch.device("meta"):
+                assert from_hf(values, tensors).state_dict().keys() == model.state_dict().keys()
+            assert export_statement(config) == f"Exports to transformers as {possible[0]}"
+            exported.add(possible[0])
+            continue
+        with pytest.raises(ConfigError) as caught:
+            to_hf(model)
+        assert caught.value.problems == list(targets[0].problems), shape
+        assert all(problem in export_statement(config) for problem in targets[0].problems)
+    assert exported == {"gpt2", "llama", "qwen3"}
+
+
+def test_each_layout_says_why_it_is_not_the_one() -> None:
+    by_name = {target.name: target.problems for target in export_targets(tiny_config(qk_norm=True))}
+    assert by_name["qwen3"] == ()
+    assert by_name["llama"] == ("qk_norm=True: Llama has only False",)
+    assert "position='rope': GPT-2 has only 'learned'" in by_name["gpt2"]
 
 
 def test_adapters_must_be_merged_before_an_export(tmp_path: Path) -> None:

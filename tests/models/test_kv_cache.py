@@ -9,7 +9,7 @@ import torch
 
 from llm_trainer.common.errors import UserError
 from llm_trainer.models import KVCache, TransformerLM
-from tests.models.tiny import POSITIONS, tiny_config, tiny_model, token_ids
+from tests.models.tiny import POSITIONS, SMALL_MODEL_OPTIONS, enlivened, tiny_config, tiny_model, token_ids
 
 OPTIONS = [
     *({"position": position, "n_kv_heads": heads} for position, heads in itertools.product(POSITIONS, (1, 2, 4))),
@@ -18,6 +18,8 @@ OPTIONS = [
     {"qk_norm": True, "n_kv_heads": 2},
     {"attention_backend": "explicit", "position": "alibi"},
     {"attention_backend": "explicit", "n_kv_heads": 2},
+    *({name: value} for name, value in SMALL_MODEL_OPTIONS.items()),
+    *({**SMALL_MODEL_OPTIONS, "position": position, "n_kv_heads": 2} for position in POSITIONS),
 ]
 
 
@@ -36,7 +38,7 @@ def logits_by_pieces(model: TransformerLM, ids: torch.Tensor, pieces: list[int],
 @pytest.mark.parametrize("explicit", [True, False])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_reading_in_pieces_equals_reading_at_once(options: dict, explicit: bool) -> None:
-    model, ids = tiny_model(**options), token_ids()
+    model, ids = enlivened(tiny_model(**options)), token_ids()
     for pieces in ([5] + [1] * 7, [1, 4, 3, 4], [12]):
         cached = logits_by_pieces(model, ids, pieces, explicit)
         torch.testing.assert_close(cached, model(ids).logits, atol=5e-6, rtol=1e-5)
@@ -46,7 +48,7 @@ def test_reading_in_pieces_equals_reading_at_once(options: dict, explicit: bool)
 @torch.no_grad()
 def test_prompts_of_different_lengths_need_no_mask(options: dict) -> None:
     """Padded on the right with garbage, then continued from each row's own end."""
-    model = tiny_model(**options)
+    model = enlivened(tiny_model(**options))
     ids = token_ids(batch=3)
     lengths = torch.tensor([5, 8, 3])
     prompt = ids[:, :8].clone()
@@ -65,9 +67,10 @@ def test_prompts_of_different_lengths_need_no_mask(options: dict) -> None:
             torch.testing.assert_close(new[row, 0], expected, atol=5e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, SMALL_MODEL_OPTIONS], ids=["plain", "small"])
 @torch.no_grad()
-def test_rows_can_be_reordered_and_multiplied() -> None:
-    model, ids = tiny_model(), token_ids(batch=2)
+def test_rows_can_be_reordered_and_multiplied(options: dict) -> None:
+    model, ids = enlivened(tiny_model(**options)), token_ids(batch=2)
     cache = KVCache(model.config, 2, 32)
     model(ids[:, :6], cache=cache)
     rows = torch.tensor([1, 0, 1])
@@ -82,10 +85,11 @@ def test_rows_can_be_reordered_and_multiplied() -> None:
         torch.testing.assert_close(logits[row], expected, atol=5e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, SMALL_MODEL_OPTIONS], ids=["plain", "small"])
 @torch.no_grad()
-def test_a_cache_can_be_read_again_from_the_start() -> None:
+def test_a_cache_can_be_read_again_from_the_start(options: dict) -> None:
     """What was there before lies behind the new positions, and is not seen."""
-    model, ids = tiny_model(), token_ids()
+    model, ids = enlivened(tiny_model(**options)), token_ids()
     cache = KVCache(model.config, 2, 32)
     model(token_ids(seed=9, seq=20), cache=cache)
     again = model(ids, position_ids=torch.arange(12).expand(2, 12), cache=cache).logits

@@ -16,6 +16,7 @@ from llm_trainer.models.layers import (
     layer_norm_formula,
     rms_norm_formula,
 )
+from llm_trainer.models.rms_norm import rms_norm
 from tests.models.tiny import tiny_config
 
 
@@ -40,6 +41,48 @@ def test_rms_norm_equals_torch_and_formula() -> None:
     x = torch.randn(3, 5, 16) * 4 + 2
     torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(ours(x), rms_norm_formula(x, ours.weight, 1e-3))
+
+
+@pytest.mark.covers("R132", "R151")
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16,) * 2,
+    ],
+)
+def test_the_written_out_rms_norm_has_the_gradients_of_the_formula(
+    dtype: torch.dtype, weight_dtype: torch.dtype, turned: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    x, weight, gradient = draw(3, 5, 4, 16) * 4 + 2, draw(16), draw(3, 5, 4, 16)
+    narrow = x.to(dtype).requires_grad_(), weight.to(weight_dtype).requires_grad_()
+    exact = [tensor.detach().double().requires_grad_() for tensor in narrow]  # the same numbers, without rounding
+    seen = [tensor.transpose(1, 2) if turned else tensor for tensor in (narrow[0], exact[0], gradient)]
+    found, expected = rms_norm(seen[0], narrow[1], 1e-3), rms_norm_formula(seen[1], exact[1], 1e-3)
+    found.backward(seen[2].to(dtype))
+    expected.backward(seen[2].to(dtype).double())
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.04}[dtype]
+    assert found.dtype == dtype
+    for ours, theirs in ((found, expected), *((a.grad, b.grad) for a, b in zip(narrow, exact))):
+        torch.testing.assert_close(ours.double(), theirs, atol=tolerance, rtol=tolerance)
+
+
+def test_the_written_out_rms_norm_computes_only_the_gradients_that_are_wanted() -> None:
+    x, weight = torch.randn(2, 16), torch.randn(16)
+    for frozen in (x, weight):
+        free = [tensor.clone().requires_grad_(tensor is not frozen) for tensor in (x, weight)]
+        both = [tensor.clone().requires_grad_() for tensor in (x, weight)]
+        rms_norm(*free, 1e-5).square().sum().backward()
+        rms_norm(*both, 1e-5).square().sum().backward()
+        for ours, expected in zip(free, both):
+            assert (ours.grad is not None) is ours.requires_grad
+            if ours.requires_grad:
+                assert torch.equal(ours.grad, expected.grad)
 
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])

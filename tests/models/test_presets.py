@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from llm_trainer.common.errors import ConfigError
 from llm_trainer.config import ModelConfig
 from llm_trainer.models import PRESETS, TransformerLM, preset
-from llm_trainer.models.summary import describe, list_parameters
+from llm_trainer.models.summary import describe, describe_presets, list_parameters
 from tests.models.tiny import tiny_model
 
 
@@ -28,6 +31,8 @@ def count(config: ModelConfig) -> int:
         ("llama_1b", 1_100_048_384),
         ("llama2c_15m", 15_191_712),
         ("stories15m", 15_191_712),
+        ("nano", 19_926_120),
+        ("qwen3_nano", 5_311_232),
     ],
 )
 def test_presets_have_their_published_sizes(name: str, parameters: int) -> None:
@@ -65,6 +70,45 @@ def test_the_description_lists_name_shape_and_count_of_every_parameter() -> None
     assert any(line.startswith("lm_head.weight") and line.endswith("= embed_tokens.weight") for line in lines)
     assert "73,728" not in text
     assert "Key-value cache: 72.0 KB per token" in text  # 2 x 12 layers x 768 x 4 bytes
+
+
+def test_the_list_of_presets_says_how_large_each_is_and_where_it_can_go() -> None:
+    rows = {line.split()[0]: line.split()[1:] for line in describe_presets().splitlines()}
+    assert set(rows) == {"preset", *PRESETS}
+    assert rows["gpt2_124m"] == ["124,439,808", "85,056,000", "gpt2"]
+    assert rows["qwen3_nano"][-1] == "qwen3"
+    assert rows["llama_1b"][-1] == "llama"
+    assert rows["nano"][-1] == "nothing"
+    page = Path(__file__).parents[2] / "docs" / "concepts" / "model.md"
+    shown = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| (\w+) \|$", page.read_text("utf-8"), re.MULTILINE)
+    assert {name: values for name, *values in shown} == {name: rows[name] for name in PRESETS}
+
+
+def test_a_model_says_where_it_can_go() -> None:
+    plain, small = tiny_model(), tiny_model(logit_softcap=15.0, qk_norm=True)
+    for text in (describe(plain), str(plain)):
+        assert "Exports to transformers as llama" in text
+    for text in (describe(small), str(small)):
+        assert "Does not export to transformers; as qwen3 it would" in text
+        assert "logit_softcap=15.0: Qwen3 has none" in text
+    assert f"{plain.num_parameters():,} parameters" in str(plain)
+
+
+def test_the_nano_presets_train_a_step() -> None:
+    ids = torch.randint(0, 300, (2, 16), generator=torch.Generator().manual_seed(0))
+    for name in ("nano", "qwen3_nano"):
+        torch.manual_seed(0)
+        model = TransformerLM(preset(name, vocab_size=300, n_layers=2, d_model=64))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        losses = []
+        for _ in range(4):
+            loss = model(ids, labels=ids).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[0] == pytest.approx(torch.tensor(300.0).log().item(), abs=0.3)  # it starts knowing nothing
+        assert losses[-1] < losses[0] - 0.5, name
 
 
 def test_rows_add_up_and_show_what_is_frozen() -> None:

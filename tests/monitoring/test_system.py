@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llm_trainer.monitoring import text
-from llm_trainer.monitoring.system import device_memory, environment, memory_rss
+from llm_trainer.monitoring.system import device_memory, environment, memory_peak, memory_rss
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,29 @@ def test_memory_is_that_of_this_process() -> None:
         assert memory_rss() - before > 48 << 20
     if not torch.cuda.is_available():
         assert device_memory() == 0
+
+
+@pytest.mark.covers("R277")
+def test_the_peak_stays_when_memory_is_given_back() -> None:
+    start = memory_peak()
+    assert start >= 0.9 * memory_rss()
+    # More than the room between what is held now and the peak so far, or the peak need not move.
+    size = start - memory_rss() + (96 << 20)
+    with mmap.mmap(-1, size) as block:
+        for page in range(0, len(block), mmap.PAGESIZE):
+            block[page] = 1
+    assert memory_peak() - start > 64 << 20
+    assert memory_peak() - memory_rss() > 64 << 20
+
+
+@pytest.mark.covers("R277")
+def test_the_peak_is_not_that_of_the_process_that_started_this_one() -> None:
+    program = "from llm_trainer.monitoring.system import memory_peak; print(memory_peak())"
+    with mmap.mmap(-1, 256 << 20) as block:
+        for page in range(0, len(block), mmap.PAGESIZE):
+            block[page] = 1
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 5 << 20 < int(result.stdout) < 200 << 20
 
 
 def test_environment_is_true(facts: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llm_trainer.models import TransformerLM
+from llm_trainer.models import TransformerLM, preset
 from llm_trainer.models.interop import export_hf, from_hf, load_hf, to_hf
 
 transformers = pytest.importorskip("transformers")
@@ -88,7 +88,7 @@ def test_logits_loss_and_gradients_equal_those_of_transformers(case: str) -> Non
     expected, found = theirs(ids, labels=labels), ours(ids, labels=labels)
     assert expected.logits.std() > 0.5
     torch.testing.assert_close(found.logits, expected.logits, atol=2e-5, rtol=0)
-    assert found.loss.item() == pytest.approx(expected.loss.item(), abs=1e-6)
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-6)
     expected.loss.backward()
     found.loss.backward()
     gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
@@ -103,6 +103,17 @@ def gradients_by_their_names(ours: TransformerLM, gradients: dict[str, torch.Ten
     carrier = TransformerLM(ours.config)
     carrier.load_state_dict(gradients, strict=False)
     return to_hf(carrier)
+
+
+@pytest.mark.covers("R305")
+def test_the_qwen3_preset_is_a_qwen3(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ours = TransformerLM(preset("qwen3_nano", vocab_size=VOCAB, init_std=0.15, zero_init_projections=False)).eval()
+    export_hf(ours, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert type(theirs) is transformers.Qwen3ForCausalLM
+    assert theirs.num_parameters() == ours.num_parameters()
+    torch.testing.assert_close(theirs(token_ids()).logits, ours(token_ids()).logits, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.covers("R305")

@@ -23,7 +23,8 @@ def tiny_model(seed: int = 0, **changes: object) -> TransformerLM:
 
 def config(**changes: object) -> TrainingConfig:
     """A short run on one CPU thread."""
-    values = {"device": "cpu", "max_steps": 6, "batch_size": 4, "warmup_steps": 0, "num_threads": 1, **changes}
+    values = {"device": "cpu", "max_steps": 6, "batch_size": 4, "warmup_steps": 0, "num_threads": 1}
+    values |= {"tune": False, **changes}
     if not {"precision", "use_amp", "use_mixed_precision", "fp16", "use_accelerate"} & set(changes):
         values["precision"] = "fp32"
     return TrainingConfig.from_dict(values)

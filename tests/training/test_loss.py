@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from llm_trainer.training import Trainer
 from llm_trainer.training.fused_loss import linear_cross_entropy, reference_linear_cross_entropy
@@ -54,25 +57,62 @@ def test_accumulation_does_not_change_the_gradient() -> None:
         assert torch.allclose(weights[0], other, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("chunk", [3, 7, 1024])
-def test_fused_head_and_loss_equal_the_definition(chunk: int, dtype: torch.dtype) -> None:
+def loss_and_gradients(function: Callable[..., Tensor], *arguments: Tensor, bf16: bool, **options: Any) -> list[Tensor]:
+    """Of half the loss, so that the factor from above counts."""
+    leaves = [argument.detach().requires_grad_() for argument in arguments[:2]]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        loss = function(*leaves, *arguments[2:], **options)
+    return [loss.detach(), *torch.autograd.grad(loss * 0.5, leaves)]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("ignored", [0, 4, 9])
+@pytest.mark.parametrize("options", [{}, {"softcap": 5.0}, {"z_loss": 0.01}, {"softcap": 5.0, "z_loss": 0.01}], ids=str)
+@pytest.mark.parametrize("chunk", [3, 7, None])
+def test_fused_head_and_loss_equal_the_definition(
+    chunk: int | None, options: dict[str, float], ignored: int, bf16: bool
+) -> None:
     torch.manual_seed(0)
-    hidden = torch.randn(2, 9, 16, requires_grad=True)
-    weight = torch.randn(31, 16, requires_grad=True)
+    hidden, weight = torch.randn(2, 9, 16), torch.randn(31, 16)
     targets = torch.randint(0, 31, (2, 9))
-    targets[0, :4] = -100
-    results = []
-    for function in (reference_linear_cross_entropy, lambda *a: linear_cross_entropy(*a, chunk=chunk)):
-        hidden.grad = weight.grad = None
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-            loss = function(hidden, weight, targets)
-        (loss * 0.5).backward()
-        assert hidden.grad is not None and weight.grad is not None
-        results.append((loss.detach(), hidden.grad.clone(), weight.grad.clone()))
-    tolerance = 1e-5 if dtype is torch.float32 else 3e-2
-    for reference, fused in zip(*results):
+    targets[0, :ignored] = -100
+    expected = loss_and_gradients(reference_linear_cross_entropy, hidden, weight, targets, bf16=bf16, **options)
+    got = loss_and_gradients(linear_cross_entropy, hidden, weight, targets, bf16=bf16, chunk=chunk, **options)
+    tolerance = 3e-2 if bf16 else 1e-5
+    for reference, fused in zip(expected, got):
         assert torch.allclose(reference, fused, rtol=tolerance, atol=tolerance)
+
+
+def test_tokens_that_the_model_knows_keep_a_true_gradient_in_bfloat16() -> None:
+    """1 - p of p = 0.9998 is nothing but rounding in bfloat16; the loss and its gradient must come from the misses."""
+    torch.manual_seed(0)
+    weight = torch.nn.functional.normalize(torch.randn(50, 64), dim=1)
+    targets = torch.randint(0, 50, (1, 400))
+    hidden = weight[targets] * 16  # the right logit is 16, the others lie around 0
+    exact = loss_and_gradients(reference_linear_cross_entropy, hidden, weight, targets, bf16=False)
+    assert 1e-6 < exact[0] / 400 < 1e-2
+    for got, true in zip(loss_and_gradients(linear_cross_entropy, hidden, weight, targets, bf16=True), exact):
+        assert (got - true).norm() < 0.03 * true.norm()
+
+
+def test_the_loss_of_a_large_batch_is_not_rounded_in_one_direction() -> None:
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(1, 4000, 16), torch.randn(200, 16), torch.randint(0, 200, (1, 4000))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        exact = linear_cross_entropy(hidden, weight, targets)  # without gradients: float32 after the product
+        trained = linear_cross_entropy(hidden.requires_grad_(), weight, targets)
+    assert trained.item() == pytest.approx(exact.item(), rel=3e-5)
+
+
+def test_z_loss_is_trained_and_not_validated() -> None:
+    model = tiny_model()
+    batch = {"input_ids": torch.arange(8).view(1, 8), "labels": torch.arange(8).view(1, 8)}
+    plain, priced = CausalLM(), CausalLM(z_loss=0.1)
+    normalisers = model(batch["input_ids"]).logits[:, :-1].logsumexp(-1)
+    difference = priced.loss(model, batch).total - plain.loss(model, batch).total
+    assert difference.item() == pytest.approx(0.1 * normalisers.square().sum().item(), rel=1e-4)
+    with torch.no_grad():
+        assert priced.loss(model, batch).total == plain.loss(model, batch).total
 
 
 def test_fused_loss_needs_no_gradient_to_evaluate() -> None:

@@ -39,10 +39,12 @@ def _root(
 
 
 def _add_commands() -> None:
-    from llm_trainer.cli import config, data, doctor, generate, quickstart, runs, study, tokenizer, train
+    from llm_trainer.cli import config, data, doctor, generate, memory, quickstart, runs, study, tokenizer, train
 
     app.command("quickstart", rich_help_panel="Train")(quickstart.quickstart)
     app.command("train", rich_help_panel="Train")(train.train)
+    app.command("estimate", rich_help_panel="Train")(memory.estimate)
+    app.command("find-batch-size", rich_help_panel="Train")(memory.find_batch_size)
     app.command("evaluate", rich_help_panel="Use")(generate.evaluate)
     app.command("generate", rich_help_panel="Use")(generate.generate)
     app.command("chat", rich_help_panel="Use")(generate.chat)

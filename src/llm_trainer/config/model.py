@@ -73,8 +73,22 @@ class ModelConfig(Settings):
     """Use the token embedding as the output layer."""
     qk_norm: bool = False
     """Normalise queries and keys per head (Qwen3)."""
+    embedding_norm: bool = False
+    """Normalise what enters the first block: token embedding, learned positions and bigrams together."""
+    bigram_embedding: Int | None = Field(None, gt=0)
+    """Rows of a second embedding, of (previous token, token); pairs share rows by a hash. Added to the embedding."""
+    value_embeddings: bool = False
+    """Every second layer, the last among them, adds a value looked up by token to the values of its attention."""
+    residual_shortcuts: bool = False
+    """Each block reads a learned sum of the residual stream and of what entered the first block."""
+    logit_softcap: float | None = Field(None, gt=0)
+    """Bound logits smoothly: cap x tanh(logits / cap)."""
     init_std: float = Field(0.02, gt=0)
     """Standard deviation of the initial weights."""
+    zero_init_projections: bool = False
+    """Start the last matrix of every sublayer at 0, so that each block begins as the identity."""
+    head_init_std: float | None = Field(None, ge=0)
+    """Standard deviation of the initial output layer, if it is not tied. Unset: init_std."""
     attention: str = "mha"
     """Attention component: mha, or a registered name."""
     feed_forward: str = "mlp"
@@ -149,6 +163,11 @@ class ModelConfig(Settings):
         return -(-8 * self.d_model // (3 * 32)) * 32 if self.activation in GATED else 4 * self.d_model
 
     @property
+    def value_embedding_layers(self) -> tuple[int, ...]:
+        """The layers that ``value_embeddings`` gives a table: every second one, counted from the last."""
+        return tuple(range((self.n_layers - 1) % 2, self.n_layers, 2)) if self.value_embeddings else ()
+
+    @property
     def residual_dropout(self) -> float:
         """Dropout on sublayer outputs, resolved."""
         return self.dropout if self.resid_dropout is None else self.resid_dropout
@@ -171,3 +190,8 @@ class ModelConfig(Settings):
             yield f"rotary positions need an even head width, but d_model / n_heads = {self.head_dim}"
         if self.n_heads % self.kv_heads:
             yield f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.kv_heads})"
+        if self.head_init_std is not None and self.tie_embeddings:
+            yield (
+                f"head_init_std ({self.head_init_std}) is for an output layer of its own, and this one is the token "
+                "embedding; set tie_embeddings to false, or use init_std"
+            )

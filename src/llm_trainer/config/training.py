@@ -11,8 +11,14 @@ from llm_trainer.common.errors import ConfigError
 from llm_trainer.config.base import Int, Settings
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-OptimizerName = Literal["adamw", "adafactor", "muon", "sgd"]
-SchedulerName = Literal["cosine", "linear", "polynomial", "constant", "wsd"]
+OptimizerName = Literal["adamw", "adafactor", "lion", "muon", "sgd"]
+SchedulerName = Literal["cosine", "linear", "polynomial", "constant", "wsd", "inverse_sqrt"]
+WarmupShape = Literal["linear", "log"]
+
+
+LOSS_SCALING = ("loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "min_loss_scale")
+DEEPSPEED: dict[str, tuple[str, ...]] = {"fp16": ("enabled", *LOSS_SCALING), "bf16": ("enabled",)}
+"""What DeepSpeed's dictionaries of these names may hold (https://www.deepspeed.ai/docs/config-json/)."""
 
 
 class TrainingConfig(Settings):
@@ -44,19 +50,33 @@ class TrainingConfig(Settings):
 
     # Optimizer
     optimizer: OptimizerName = "adamw"
-    """adamw, adafactor (little memory), muon (hidden matrices, AdamW for the rest), sgd."""
+    """adamw, adafactor (little memory), lion (half of adamw's), muon (hidden matrices, AdamW for the rest), sgd."""
     learning_rate: float = Field(6e-4, gt=0)
     """Peak learning rate. With muon it is that of the AdamW part."""
     muon_learning_rate: float = Field(0.02, gt=0)
     """Peak learning rate of the hidden matrices with muon."""
+    embedding_learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of tables of tokens, positions and the like. Unset: learning_rate."""
+    head_learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of an output layer that is not the table of tokens. Unset: learning_rate."""
+    vector_learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of norms, biases and scalars. Unset: learning_rate."""
     weight_decay: float = Field(0.1, ge=0)
-    """Decoupled weight decay; norms, biases and embeddings have none."""
+    """Decoupled weight decay (sgd: added to the gradient); norms, biases and embeddings have none."""
+    cautious_weight_decay: bool | None = None
+    """Decay only where update and weight agree in sign. Unset: true for muon's matrices, false for all else."""
     beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the first moment."""
+    """Decay of the first moment (lion: its share in the direction; sgd: the momentum)."""
     beta2: float = Field(0.95, ge=0, lt=1)
-    """Decay of the second moment."""
+    """Decay of the second moment (lion: of the momentum)."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Decay of muon's momentum."""
+    momentum_warmup_steps: Int = Field(0, ge=0)
+    """Steps in which muon's momentum rises from 0.85 to momentum."""
     epsilon: float = Field(1e-8, gt=0)
     """Added to the root of the second moment."""
+    z_loss: float = Field(0.0, ge=0)
+    """Adds this times the squared log-normaliser of each prediction to the training loss; 1e-4 keeps logits small."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 turns it off."""
 
@@ -64,11 +84,13 @@ class TrainingConfig(Settings):
     lr_scheduler: SchedulerName = "cosine"
     """Shape of the learning rate after warm-up."""
     warmup_steps: Int | None = Field(None, ge=0)
-    """Steps of linear warm-up. Unset: warmup_ratio."""
+    """Steps of warm-up. Unset: warmup_ratio."""
     warmup_ratio: float = Field(0.025, ge=0, lt=1)
     """Share of all steps used for warm-up when warmup_steps is unset."""
+    warmup_shape: WarmupShape = "linear"
+    """How the learning rate rises: linear, or log (steep at first; DeepSpeed's WarmupLR)."""
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
-    """The schedule ends at this share of the peak (constant: not used)."""
+    """The schedule ends at this share of the peak (inverse_sqrt: never goes below it; constant: not used)."""
     decay_ratio: float = Field(0.6, gt=0, le=1)
     """wsd: share of all steps in the final linear decay."""
     polynomial_power: float = Field(1.0, gt=0)
@@ -78,11 +100,21 @@ class TrainingConfig(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
-    """fp32, bf16, fp16 (with dynamic loss scaling), or auto."""
+    """fp32, bf16, fp16 (with loss scaling, see loss_scale), or auto."""
     use_amp: bool | None = None
     """The other way to say it: false is fp32, true is bf16 (fp16 on a GPU without bf16)."""
-    compile: bool = False
-    """torch.compile each block; without a compiler the run goes on uncompiled and says so."""
+    loss_scale: float = Field(0.0, ge=0)
+    """fp16: losses are multiplied by it so that small gradients do not vanish; 0 finds it while training."""
+    initial_scale_power: Int = Field(16, ge=0, le=24)
+    """fp16 with loss_scale 0: the scale begins at 2 to this power."""
+    loss_scale_window: Int = Field(1000, gt=0)
+    """fp16 with loss_scale 0: the scale doubles after this many steps in a row without overflow."""
+    hysteresis: Int = Field(2, gt=0)
+    """fp16 with loss_scale 0: the scale halves at this overflow, and at every further one until the window is over."""
+    min_loss_scale: float = Field(1.0, gt=0)
+    """fp16 with loss_scale 0: the scale never goes below it."""
+    compile: bool | None = None
+    """torch.compile each block; without a compiler the run goes on uncompiled and says so. Unset: see tune."""
     use_flash_attention: bool | None = None
     """false: attention written out; otherwise PyTorch's fused kernels."""
     gradient_checkpointing: bool = False
@@ -90,7 +122,12 @@ class TrainingConfig(Settings):
     gradient_checkpointing_every: Int = Field(1, gt=0)
     """Checkpoint every k-th block only."""
     num_threads: Int | None = Field(None, gt=0)
-    """CPU threads. Unset: PyTorch's choice."""
+    """CPU threads. Unset: see tune."""
+    reuse_memory: bool | None = None
+    """Keep freed memory for the next step instead of giving it back to the kernel (glibc). Unset: see tune."""
+    tune: bool = True
+    """Measure for about two seconds what is fastest here among what is unset of precision, num_threads, reuse_memory
+    and compile. False: two matrix products decide the precision, PyTorch the threads, and the others are off."""
 
     # Regularity
     seed: Int = 1337
@@ -174,8 +211,14 @@ class TrainingConfig(Settings):
 
     @classmethod
     def translate(cls, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """Rename aliases; ``fp16: true`` and ``bf16: true`` become ``precision``."""
+        """Rename aliases; ``fp16: true`` and ``bf16: true`` become ``precision``.
+
+        They may also be the dictionaries of DeepSpeed's configuration: ``fp16: {enabled: true, loss_scale: 0, ...}``.
+        """
         values = dict(values)
+        for key, known in DEEPSPEED.items():
+            if isinstance(values.get(key), Mapping):
+                values.update(_unfold(key, values.pop(key), known, values))
         flags = {key: values.pop(key) for key in ("fp16", "bf16") if key in values}
         renamed, notes = super().translate(values)
         for key, wanted in flags.items():
@@ -200,8 +243,20 @@ class TrainingConfig(Settings):
             yield "use_amp: true contradicts precision: fp32"
         if self.max_steps is not None and self.warmup_steps is not None and self.warmup_steps > self.max_steps:
             yield f"warmup_steps ({self.warmup_steps}) is more than max_steps ({self.max_steps})"
+        if self.cautious_weight_decay and self.optimizer in ("adafactor", "sgd"):
+            yield f"cautious_weight_decay is for adamw, lion and muon; {self.optimizer} has only the plain decay"
         if self.use_peft and self.use_ema:
             yield "use_ema averages the whole model; with use_peft only adapters change, so choose one"
+
+
+def _unfold(key: str, inner: Mapping[str, Any], known: tuple[str, ...], outer: Mapping[str, Any]) -> dict[str, Any]:
+    """``fp16: {enabled: true, hysteresis: 2}`` -> ``{fp16: true, hysteresis: 2}``; without enabled it is off."""
+    problems = [f"{key}.{name}: unknown key; there are {', '.join(known)}" for name in inner if name not in known]
+    problems += [f"{key}.{name} and {name} are both given" for name in inner if name in outer]
+    if problems:
+        raise ConfigError(problems)
+    settings = dict(inner)
+    return {key: settings.pop("enabled", False), **settings}
 
 
 class SFTConfig(TrainingConfig):

@@ -80,7 +80,7 @@ def evaluate_documents(
             with torch.no_grad():
                 terms = CausalLM().loss(model, {"input_ids": input_ids.to(device), "labels": labels.to(device)})
             total += float(terms.total)
-            tokens += terms.count
+            tokens += int(terms.count)
     finally:
         model.train(was_training)
     if not tokens:

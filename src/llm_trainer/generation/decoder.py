@@ -141,8 +141,7 @@ class Decoder:
             self._positions, self._windows_are_cached = widths, True
         hidden = self.model.hidden_states(window, **known)  # (rows, width, d_model)
         # Only the last position of each row needs logits; all of them would cost more than the layers do.
-        logits: Tensor = self.model.lm_head(hidden[rows, last])
-        return logits
+        return self.model.logits_from(hidden[rows, last])
 
     def _read_newest(self) -> Tensor:
         """Read only the newest token of every row; the cache has the others."""
@@ -151,8 +150,7 @@ class Decoder:
         newest = self._tokens.gather(1, self._ends - 1)  # (rows, 1)
         hidden = self.model.hidden_states(newest, **known)  # (rows, 1, d_model)
         self._positions = self._positions + 1
-        logits: Tensor = self.model.lm_head(hidden[:, 0])
-        return logits
+        return self.model.logits_from(hidden[:, 0])
 
 
 def takes_cache(model: nn.Module) -> TypeGuard[BaseLanguageModel]:

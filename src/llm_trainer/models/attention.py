@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_trainer.config import ModelConfig
+from llm_trainer.models.blocked_attention import blocked_attention
 from llm_trainer.models.context import AttentionContext
 from llm_trainer.models.embeddings import apply_rotary
 from llm_trainer.models.layers import RMSNorm
 from llm_trainer.models.registry import register
+from llm_trainer.models.tables import ValueEmbedding
 
 
 @register("attention", "mha")
@@ -23,8 +25,8 @@ class MultiHeadAttention(nn.Module):
     """Causal self-attention.
 
     Args:
-        config: its ``d_model``, ``n_heads``, ``kv_heads``, ``bias``, ``qk_norm``, dropouts and ``attention_backend``
-            count. Positions come with the context, from the model.
+        config: its ``d_model``, ``n_heads``, ``kv_heads``, ``bias``, ``qk_norm``, ``value_embeddings``, dropouts and
+            ``attention_backend`` count. Positions come with the context, from the model.
         layer_index: which layer this is; the cache needs to know.
 
     Example:
@@ -48,6 +50,8 @@ class MultiHeadAttention(nn.Module):
         # Over each head alone and before rotation, as in Qwen3: it bounds the scores, whatever the weights grow to.
         self.q_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        has_values = layer_index in config.value_embedding_layers
+        self.value_embedding = ValueEmbedding(config) if has_values else None
         self.dropout = nn.Dropout(config.residual_dropout)
 
     def forward(self, x: Tensor, context: AttentionContext | None = None) -> Tensor:
@@ -61,10 +65,14 @@ class MultiHeadAttention(nn.Module):
             (batch, seq, d_model).
         """
         context = context or AttentionContext()
-        projected = self._project(x)
-        query = self._heads(projected[0], self.n_heads)  # (batch, heads, seq, head_dim)
-        key = self._heads(projected[1], self.kv_heads)  # (batch, kv_heads, seq, head_dim)
-        value = self._heads(projected[2], self.kv_heads)
+        query, key, value = self._project(x)
+        if self.value_embedding is not None:
+            if context.token_ids is None:
+                raise ValueError("attention with value embeddings needs context.token_ids")
+            value = value + self.value_embedding(x, context.token_ids).to(value.dtype)
+        query = self._heads(query, self.n_heads)  # (batch, heads, seq, head_dim)
+        key = self._heads(key, self.kv_heads)  # (batch, kv_heads, seq, head_dim)
+        value = self._heads(value, self.kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if context.rotary is not None:
@@ -130,8 +138,10 @@ def explicit_attention(
 def fused_attention(
     query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
-    """The same as :func:`explicit_attention`, through PyTorch's fused kernels, which never store the scores
-    (FlashAttention: Dao et al. 2022, https://arxiv.org/abs/2205.14135)."""
+    """The same as :func:`explicit_attention`: on a CPU in blocks where that is possible, otherwise through PyTorch's
+    fused kernels, which never store the scores (FlashAttention: Dao et al. 2022, https://arxiv.org/abs/2205.14135)."""
+    if causal and not dropout and query.device.type == "cpu":
+        return blocked_attention(query.to(value.dtype), key.to(value.dtype), value)
     grouped = query.shape[1] != key.shape[1]
     if grouped and mask is not None and query.is_cuda:
         # No fused CUDA kernel takes a mask and groups at once; the fallback stores all scores.

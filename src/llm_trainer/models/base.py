@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from llm_trainer.common.errors import CheckpointError
 from llm_trainer.common.files import read_json, write_json
 from llm_trainer.config import ModelConfig
+from llm_trainer.models.roles import Role, roles_by_structure
 from llm_trainer.models.weights import CONFIG, load_into, load_weights, save_weights
 
 M = TypeVar("M", bound="BaseLanguageModel")
@@ -66,12 +67,22 @@ class BaseLanguageModel(nn.Module):
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """The last hidden states, (batch, seq, d_model). Models take further arguments."""
 
+    def logits_from(self, hidden: Tensor) -> Tensor:
+        """The output layer: logits, (..., vocab), of hidden states, (..., d_model), bounded by ``logit_softcap``.
+
+        Whoever needs logits calls this, never ``lm_head`` alone; only a fused loss takes the two apart.
+        """
+        logits: Tensor = self.lm_head(hidden)
+        cap = self.config.logit_softcap
+        return logits if cap is None else softcap(logits, cap)
+
     def num_parameters(self, trainable_only: bool = False, non_embedding: bool = False) -> int:
         """How many numbers the model has learnt; a shared matrix counts once.
 
         Args:
             trainable_only: leave out frozen parameters.
-            non_embedding: leave out the tables of tokens and positions (and with them a tied output layer).
+            non_embedding: leave out the tables that are looked up: tokens, positions, bigrams, values (and with them
+                a tied output layer).
         """
         tables = {
             id(parameter)
@@ -84,6 +95,14 @@ class BaseLanguageModel(nn.Module):
             for parameter in self.parameters()
             if (parameter.requires_grad or not trainable_only) and not (non_embedding and id(parameter) in tables)
         )
+
+    def parameter_roles(self) -> dict[str, Role]:
+        """What each parameter is for (see :mod:`llm_trainer.models.roles`), by which optimizers treat it.
+
+        A model whose parameters are not what their place suggests overrides this; a component of it may have such a
+        method of its own.
+        """
+        return roles_by_structure(self)
 
     def flops_per_token(self, seq_len: int) -> int:
         """Floating-point operations of training (forward and backward) per token of a sequence of ``seq_len``.
@@ -149,6 +168,12 @@ class BaseLanguageModel(nn.Module):
         from llm_trainer.generation.generator import generate_ids
 
         return generate_ids(self, input_ids, **kwargs)
+
+
+def softcap(logits: Tensor, cap: float) -> Tensor:
+    """``cap * tanh(logits / cap)``, in float32: nearly the identity below half of ``cap``, and never beyond it (Gemma 2
+    2024, section 2, https://arxiv.org/abs/2408.00118)."""
+    return cap * torch.tanh(logits.float() / cap)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class AttentionContext:
     """Cosines and sines, (seq, head_dim / 2) or (batch, 1, seq, head_dim / 2)."""
     cache: KVCache | None = None
     """Where keys and values of earlier tokens are."""
+    token_ids: Tensor | None = None
+    """The input ids, (batch, seq), for layers that look something up by token."""
 
 
 def build_context(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,11 +126,38 @@ class RotaryEmbedding(_Tables):
 def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Turn queries or keys, (batch, heads, seq, head_dim), by the angles from :class:`RotaryEmbedding`.
 
-    The multiplication is in float32 whatever the dtype of ``x``; the result has the dtype of ``x``.
+    Angles are float32; the multiplication is in the dtype of ``x``, as in transformers. Each pair (a, b), half a head
+    apart, becomes (a cos - b sin, b cos + a sin).
     """
-    cos, sin = rotary
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    cos, sin = rotary[0].to(x.dtype), rotary[1].to(x.dtype)
+    if torch.compiler.is_compiling():
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    result: Tensor = _Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is the turn back. Written out, both write each number twice; left to autograd, eight times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin, sign=1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Turn back."""
+        return _rotate(gradient, *ctx.saved_tensors, sign=-1), None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, *, sign: int) -> Tensor:
+    turned = torch.empty_like(x, memory_format=torch.contiguous_format)
+    (a, b), (new_a, new_b) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    torch.mul(a, cos, out=new_a).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=new_b).addcmul_(a, sin, value=sign)
+    return turned
 
 
 def alibi_slopes(n_heads: int, device: torch.device | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llm_trainer.common.errors import UserError
 from llm_trainer.config import ModelConfig
+from llm_trainer.models.tables import NO_TOKEN
 
 
 class KVCache:
@@ -42,6 +43,10 @@ class KVCache:
         # Zeros, not empty: a slot that was never written is masked, but 0 x NaN from old memory would still be NaN.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (layer, batch, kv_head, slot, head_dim)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        # Token ids by slot, for a model that looks up pairs: the pair of a new token begins in the cache.
+        self.tokens: Tensor | None = None  # (batch, slot)
+        if config.bigram_embedding is not None:
+            self.tokens = torch.zeros(batch_size, self.max_length, dtype=torch.int64, device=device)
         self.length = 0
         """One more than the highest slot written, over all rows."""
         self.visible = 0
@@ -105,6 +110,18 @@ class KVCache:
             values[rows, :, self._slots] = value.transpose(1, 2).to(self.dtype)
         return keys[:, :, : self.visible].to(key.dtype), values[:, :, : self.visible].to(key.dtype)
 
+    def previous_tokens(self, input_ids: Tensor) -> Tensor:
+        """Store the new token ids, (batch, seq), and give the one before each; ``NO_TOKEN`` at position 0.
+
+        Call between :meth:`begin` and the layers, if the model has a bigram embedding.
+        """
+        assert self.tokens is not None
+        slots = self._slots
+        if slots is None:
+            slots = torch.arange(self._start, self.visible, device=self.device).expand(self.batch_size, -1)
+        self.tokens.scatter_(1, slots, input_ids)
+        return self.tokens.gather(1, (slots - 1).clamp(min=0)).masked_fill(slots == 0, NO_TOKEN)
+
     def reorder(self, rows: Tensor) -> None:
         """Make row i a copy of the old row ``rows[i]``: what beam search does after choosing its beams.
 
@@ -113,6 +130,7 @@ class KVCache:
         """
         self.keys = self.keys.index_select(1, rows)
         self.values = self.values.index_select(1, rows)
+        self.tokens = None if self.tokens is None else self.tokens.index_select(0, rows)
         self.batch_size = rows.shape[0]
 
     def reset(self) -> None:

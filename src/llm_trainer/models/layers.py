@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_trainer.config import ModelConfig
+from llm_trainer.models.activations import relu_squared
 from llm_trainer.models.registry import lookup, register
+from llm_trainer.models.rms_norm import rms_norm
 
 
 class LayerNorm(nn.Module):
@@ -28,6 +30,12 @@ class LayerNorm(nn.Module):
         self.width, self.eps = width, eps
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def reset_parameters(self) -> None:
+        """Scale by 1, shift by 0."""
+        nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> same shape."""
@@ -53,9 +61,13 @@ class RMSNorm(nn.Module):
         self.width, self.eps = width, eps
         self.weight = nn.Parameter(torch.ones(width))
 
+    def reset_parameters(self) -> None:
+        """Scale by 1."""
+        nn.init.ones_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> same shape."""
-        return F.rms_norm(x, (self.width,), self.weight.to(x.dtype), self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
@@ -87,11 +99,6 @@ def _rmsnorm(config: ModelConfig, width: int) -> RMSNorm:
 def build_norm(config: ModelConfig, width: int | None = None) -> nn.Module:
     """The normalisation that ``config.norm`` names, over ``width`` (``d_model`` when left out)."""
     return lookup("norm", config.norm)(config, width or config.d_model)
-
-
-def relu_squared(x: Tensor) -> Tensor:
-    """max(0, x)^2 (So et al. 2021, https://arxiv.org/abs/2109.08668)."""
-    return F.relu(x).square()
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

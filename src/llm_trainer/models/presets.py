@@ -18,8 +18,36 @@ _GPT2: dict[str, Any] = {
     "tie_embeddings": True,
 }
 _LLAMA: dict[str, Any] = {"vocab_size": 32000, "activation": "swiglu", "norm": "rmsnorm", "position": "rope"}
+_NANO: dict[str, Any] = {
+    "vocab_size": 8192,
+    "d_model": 256,
+    "n_heads": 4,
+    "n_layers": 4,
+    "max_seq_len": 512,
+    "norm": "rmsnorm",
+    "position": "rope",
+    "qk_norm": True,
+    "zero_init_projections": True,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
+    # What published speed runs found to help small models (https://github.com/KellerJordan/modded-nanogpt,
+    # https://github.com/karpathy/nanochat), all at once; 19,926,120 parameters, most of them in tables
+    # that cost no arithmetic. No layout of transformers can hold it.
+    "nano": {
+        **_NANO,
+        "activation": "relu2",
+        "tie_embeddings": False,
+        "head_init_std": 0.001,
+        "embedding_norm": True,
+        "residual_shortcuts": True,
+        "value_embeddings": True,
+        # The power of two next to the published five rows a token.
+        "bigram_embedding": 32768,
+        "logit_softcap": 15.0,
+    },
+    # The same size with nothing that Qwen3's layout lacks, for what is to be used elsewhere; 5,311,232 parameters.
+    "qwen3_nano": {**_NANO, "activation": "swiglu", "tie_embeddings": True},
     # Radford et al. 2019; 124,439,808 parameters (125,226,240 with 2048 positions).
     "gpt2_124m": {**_GPT2, "d_model": 768, "n_heads": 12, "n_layers": 12},
     # GPT-2 medium; 354,823,168 parameters.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from llm_trainer.common.files import human_bytes
 from llm_trainer.models.base import BaseLanguageModel
+from llm_trainer.models.interop import export_statement, export_targets
+from llm_trainer.models.presets import PRESETS, preset
+from llm_trainer.models.transformer import TransformerLM
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,10 @@ def list_parameters(model: nn.Module) -> list[ParameterInfo]:
 
 
 def describe(model: BaseLanguageModel) -> str:
-    """A table of all parameters, then the totals. Needs no memory: the model may be on the meta device."""
+    """A table of all parameters, then the totals, and where the model can be exported to.
+
+    Needs no memory: the model may be on the meta device.
+    """
     rows = list_parameters(model)
     shapes = [" x ".join(map(str, row.shape)) for row in rows]
     width, shape_width = max(len(row.name) for row in rows), max(map(len, shapes))
@@ -55,8 +62,23 @@ def describe(model: BaseLanguageModel) -> str:
         "",
         f"Model parameters: {total:,}",
         f"  trainable {model.num_parameters(trainable_only=True):,}, "
-        f"without the tables of tokens and positions {model.num_parameters(non_embedding=True):,}, "
+        f"without the tables that are looked up {model.num_parameters(non_embedding=True):,}, "
         f"{human_bytes(4 * total)} in float32",
         f"Key-value cache: {human_bytes(cache)} per token in float32",
+        export_statement(config),
     ]
     return "\n".join(lines)
+
+
+def describe_presets() -> str:
+    """A table of the presets: size, how much of it is not in tables, and the layout of transformers, if any."""
+    rows: list[tuple[str, ...]] = [("preset", "parameters", "not in tables", "exports as")]
+    for name in PRESETS:
+        config = preset(name)
+        with torch.device("meta"):
+            model = TransformerLM(config)
+        targets = [target.name for target in export_targets(config) if target.possible]
+        sizes = (model.num_parameters(), model.num_parameters(non_embedding=True))
+        rows.append((name, *(f"{size:,}" for size in sizes), ", ".join(targets) or "nothing"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}" for row in rows)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_trainer.common.errors import UserError
+from llm_trainer.common.errors import ConfigError, UserError
 from llm_trainer.config import ModelConfig
 
 # Imported for what they register: the components that configurations name by default.
@@ -24,12 +24,14 @@ from llm_trainer.models.embeddings import (
     PositionalEncoding,
     RotaryEmbedding,
 )
+from llm_trainer.models.initialisation import draw_weights
 from llm_trainer.models.kv_cache import KVCache
 from llm_trainer.models.layers import build_norm
 from llm_trainer.models.registry import lookup
+from llm_trainer.models.shortcuts import ResidualShortcuts
+from llm_trainer.models.tables import BigramEmbedding, ValueEmbedding, previous_tokens
 
 IGNORE_INDEX = -100
-RESIDUAL_OUTPUTS = ("o_proj", "down_proj")
 T = TypeVar("T", bound="TransformerLM")
 
 
@@ -63,9 +65,17 @@ class TransformerLM(BaseLanguageModel):
             self.rotary = RotaryEmbedding(config.head_dim, config.max_seq_len, config.rope_theta)
         elif config.position == "alibi":
             self.alibi = AlibiSlopes(config.n_heads)
+        rows = config.bigram_embedding
+        self.bigram_embedding = None if rows is None else BigramEmbedding(rows, config.d_model)
+        self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         build_block = lookup("block", config.block)
         self.blocks = nn.ModuleList(build_block(config, index) for index in range(config.n_layers))
+        self.shortcuts = ResidualShortcuts(config.n_layers) if config.residual_shortcuts else None
+        if config.value_embeddings and not any(isinstance(module, ValueEmbedding) for module in self.modules()):
+            raise ConfigError(
+                [f"value_embeddings: attention {config.attention!r} in block {config.block!r} has none; use mha"]
+            )
         # A post-norm block ends with a normalisation already.
         self.final_norm = build_norm(config) if config.pre_norm else nn.Identity()
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
@@ -82,23 +92,16 @@ class TransformerLM(BaseLanguageModel):
         self._tie()
         return self
 
-    def init_weights(self) -> None:
-        """Draw fresh weights as in GPT-2: normal with ``init_std``, biases 0.
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows before the parts."""
+        # Imported here because interop builds this class.
+        from llm_trainer.models.interop import export_statement
 
-        The layers that write into the residual stream get ``init_std / sqrt(2 n_layers)``: the stream is a sum of
-        2 n_layers of them, and its variance should not grow with depth (Radford et al. 2019, section 2.3).
-        """
-        std = self.config.init_std
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                if module is self.lm_head and self.config.tie_embeddings:
-                    continue
-                residual = name.rpartition(".")[2] in RESIDUAL_OUTPUTS
-                nn.init.normal_(module.weight, std=std / math.sqrt(2 * self.config.n_layers) if residual else std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=std)
+        return f"{self.num_parameters():,} parameters\n{export_statement(self.config)}"
+
+    def init_weights(self) -> None:
+        """Draw fresh weights."""
+        draw_weights(self, self.config)
 
     def forward(
         self,
@@ -134,7 +137,7 @@ class TransformerLM(BaseLanguageModel):
             attention_mask=attention_mask,
             cache=cache,
         )  # (batch, seq, d_model)
-        logits = self.lm_head(hidden)  # (batch, seq, vocab)
+        logits = self.logits_from(hidden)  # (batch, seq, vocab)
         loss = None if labels is None else next_token_loss(logits, labels)
         output = LMOutput(loss=loss, logits=logits, hidden_states=hidden)
         return output if return_dict else output.to_tuple()
@@ -164,7 +167,12 @@ class TransformerLM(BaseLanguageModel):
             positions = cache.begin(seq, position_ids)
         elif attention_mask is not None and position_ids is None:
             positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        x = self._embed(input_ids, positions)
+        previous = None
+        if self.bigram_embedding is not None and cache is not None:
+            previous = cache.previous_tokens(input_ids)
+        elif self.bigram_embedding is not None:
+            previous = previous_tokens(input_ids, positions, document_ids, attention_mask)
+        x = self._embed(input_ids, positions, previous)
         context = build_context(
             seq,
             positions,
@@ -176,7 +184,11 @@ class TransformerLM(BaseLanguageModel):
             dtype=_compute_dtype(x),
             device=x.device,
         )
-        for layer in self.blocks:
+        context.token_ids = input_ids
+        x0 = x
+        for index, layer in enumerate(self.blocks):
+            if self.shortcuts is not None:
+                x = self.shortcuts(index, x, x0)
             x = layer(x, context)
         result: Tensor = self.final_norm(x)
         return result
@@ -197,7 +209,7 @@ class TransformerLM(BaseLanguageModel):
             return load_hf(folder, model_class=cls).to(device=device, dtype=dtype).eval()
         return super().from_pretrained(folder, device=device, dtype=dtype)
 
-    def _embed(self, input_ids: Tensor, positions: Tensor | None) -> Tensor:
+    def _embed(self, input_ids: Tensor, positions: Tensor | None, previous: Tensor | None) -> Tensor:
         """(batch, seq) -> (batch, seq, d_model)."""
         try:
             x: Tensor = self.embed_tokens(input_ids)
@@ -212,6 +224,10 @@ class TransformerLM(BaseLanguageModel):
             x = x * math.sqrt(self.config.d_model)
         if self.position_embedding is not None:
             x = self.position_embedding(x, positions)
+        if self.bigram_embedding is not None:
+            x = x + self.bigram_embedding(input_ids, previous)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         result: Tensor = self.embedding_dropout(x)
         return result
 

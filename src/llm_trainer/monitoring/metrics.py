@@ -1,8 +1,9 @@
 """The metrics of a run: always into ``metrics.jsonl``, and from there or beside it to whatever the person looks at.
 
 Names, everywhere the same: ``train/loss train/perplexity train/learning_rate train/step train/grad_norm
-train/tokens_per_second train/mfu train/tokens train/epoch train/skipped_steps system/memory_rss system/memory_device
-validation/loss validation/bits_per_byte``. Losses are nats per token; memory is bytes.
+train/tokens_per_second train/flops_per_second train/mfu train/tokens train/epoch train/skipped_steps system/memory_rss
+system/memory_peak system/memory_device validation/loss validation/bits_per_byte``. Losses are nats per token; memory is
+bytes.
 """
 
 from __future__ import annotations

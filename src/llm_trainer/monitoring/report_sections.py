@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llm_trainer.common.files import human_bytes
+from llm_trainer.monitoring.accounting import peak_memory
 from llm_trainer.monitoring.charts import run_charts
 from llm_trainer.monitoring.diagnosis import diagnose
 from llm_trainer.monitoring.metrics_file import Record, is_number
@@ -100,6 +101,9 @@ def headline(run: RunData) -> str:
         used = run.log.last("train/mfu")
         note = "median" + (f"; {100 * used:.0f} % of the peak arithmetic" if used is not None else "")
         tiles.append(("tokens/s", f"{run.tokens_per_second:,.0f}", note))
+    memory = peak_memory(run.log)
+    if memory is not None:
+        tiles.append(("peak memory", human_bytes(memory[0]), memory[1]))
     if run.seconds is not None:
         tiles.append(("training time", format_duration(run.seconds), ""))
     if run.parameters is not None:

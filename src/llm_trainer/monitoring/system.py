@@ -48,6 +48,25 @@ def memory_rss() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+_most_seen = 0
+
+
+def memory_peak() -> int:
+    """The most bytes of memory that this process has held so far; on macOS, which does not keep the figure where psutil
+    could read it, the most that any call has seen."""
+    global _most_seen
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: on Linux it begins with what the parent held when it started this process.
+        for line in status.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    _most_seen = max(_most_seen, memory_rss())
+    return _most_seen
+
+
 def device_memory() -> int:
     """The most bytes that torch has held on one accelerator so far; 0 without one, or if torch was never imported."""
     torch = sys.modules.get("torch")

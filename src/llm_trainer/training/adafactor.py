@@ -1,6 +1,7 @@
 """Adafactor: AdamW's second moment kept as one row and one column (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235).
 
-For a matrix of n x m it stores n + m numbers instead of 2nm. Equal, step by step, to ``torch.optim.Adafactor``.
+For a matrix of n x m it stores n + m numbers instead of 2nm. Equal, step by step, to the one in transformers, and,
+where gradients are not tiny, to ``torch.optim.Adafactor`` (whose floor under the mean of squares is 1.2e-7, not 1e-30).
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_trainer.training.groupwise import GroupwiseOptimizer
 
-class Adafactor(torch.optim.Optimizer):
+SMALLEST_SQUARE = 1e-30
+"""Added to squares, so that no mean of them is 0 (the paper's epsilon 1)."""
+
+
+class Adafactor(GroupwiseOptimizer):
     """Factored second moments, no first moment, updates clipped to a root mean square of ``clip``.
 
     Args:
@@ -36,38 +42,42 @@ class Adafactor(torch.optim.Optimizer):
         defaults = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "clip": clip, "weight_decay": weight_decay}
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+    def update(self, group: dict[str, Any]) -> None:
+        """Move every parameter of ``group``."""
+        for parameter, gradient in zip(*self.with_gradient(group)):
+            self._move(parameter, gradient, group)
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         state["step"] = state.get("step", 0) + 1
         step = float(state["step"])
-        relative = min(group["lr"], 1 / step**0.5)
-        size = max(group["eps"], parameter.norm(2).item() / parameter.numel() ** 0.5)
+        # Sizes stay tensors: reading a number from a GPU would wait for it, twice a parameter.
+        size = _root_mean_square(parameter).clamp(min=group["eps"])
         if group["weight_decay"]:
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        variance = self._second_moment(state, gradient, 1 - step ** group["beta2_decay"])
-        update = gradient * variance.clamp(min=torch.finfo(gradient.dtype).eps ** 2).rsqrt()
-        rms = update.norm(2).item() / update.numel() ** 0.5
-        parameter.add_(update, alpha=-relative * size / max(1.0, rms / group["clip"]))
+        update = self._normalised(state, gradient, 1 - step ** group["beta2_decay"])
+        excess = (_root_mean_square(update) / group["clip"]).clamp(min=1.0)
+        relative = min(group["lr"], 1 / step**0.5)
+        parameter.addcmul_(update, size / excess, value=-relative)
 
     @staticmethod
-    def _second_moment(state: dict[str, Any], gradient: Tensor, beta2: float) -> Tensor:
-        """The running mean of squares: factored for matrices, whole for vectors."""
+    def _normalised(state: dict[str, Any], gradient: Tensor, beta2: float) -> Tensor:
+        """The gradient over the root of its mean square: factored for matrices, whole for vectors."""
+        squares = gradient.square().add_(SMALLEST_SQUARE)
         if gradient.ndim < 2:
             if "variance" not in state:
                 state["variance"] = torch.zeros_like(gradient)
-            return state["variance"].lerp_(gradient.square(), 1 - beta2)  # type: ignore[no-any-return]
+            return state["variance"].lerp_(squares, 1 - beta2).rsqrt().mul_(gradient)  # type: ignore[no-any-return]
         if "row" not in state:
             state["row"] = gradient.new_zeros((*gradient.shape[:-1], 1))
             state["column"] = gradient.new_zeros((*gradient.shape[:-2], 1, gradient.shape[-1]))
-        row = state["row"].lerp_(gradient.square().mean(dim=-1, keepdim=True), 1 - beta2)
-        column = state["column"].lerp_(gradient.square().mean(dim=-2, keepdim=True), 1 - beta2)
-        scale = row.mean(dim=-2, keepdim=True).clamp(min=torch.finfo(gradient.dtype).eps)
-        return row @ column / scale  # type: ignore[no-any-return]
+        row = state["row"].lerp_(squares.mean(dim=-1, keepdim=True), 1 - beta2)
+        column = state["column"].lerp_(squares.mean(dim=-2, keepdim=True), 1 - beta2)
+        # Each root by itself: their product could be too small for a float32.
+        rows = (row / row.mean(dim=-2, keepdim=True)).rsqrt()
+        return (gradient * rows).mul_(column.rsqrt())  # type: ignore[no-any-return]
+
+
+def _root_mean_square(tensor: Tensor) -> Tensor:
+    result: Tensor = torch.linalg.vector_norm(tensor) / tensor.numel() ** 0.5
+    return result

@@ -40,6 +40,21 @@ class TrainState:
     """The checkpoint with the lowest validation loss, and that loss; it is never deleted."""
     evaluations_without_improvement: int = 0
 
+    def take_validation(self, loss: float, *, saved: bool) -> None:
+        """Remember the best losses and count the validations since.
+
+        Args:
+            loss: of a validation after :attr:`step`.
+            saved: whether there is a checkpoint of that step.
+        """
+        finite = math.isfinite(loss)
+        if saved and finite and (self.best_saved_loss is None or loss < self.best_saved_loss):
+            self.best_saved_loss, self.best_step = loss, self.step
+        if finite and (self.best_loss is None or loss < self.best_loss):
+            self.best_loss, self.evaluations_without_improvement = loss, 0
+        else:
+            self.evaluations_without_improvement += 1
+
     def to_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         return asdict(self)
@@ -115,6 +130,14 @@ class Horizon:
             or (self.sequences is not None and state.sequences >= self.sequences)
             or (self.seconds is not None and state.elapsed >= self.seconds)
         )
+
+    def seconds_left(self, state: TrainState, tokens_per_second: float) -> float | None:
+        """Time to the end of the run: the steps left, at the tokens per second given; or what the clock has left."""
+        by_clock = None if self.seconds is None else max(0.0, self.seconds - state.elapsed)
+        if not tokens_per_second or not state.step:
+            return by_clock
+        by_steps = (state.total_steps - state.step) * (state.tokens / state.step) / tokens_per_second
+        return by_steps if by_clock is None else min(by_clock, by_steps)
 
 
 TIMES_PER_RUN = 10

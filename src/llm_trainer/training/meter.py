@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from torch import Tensor
+
 from llm_trainer.training.objectives import Batch
 
 
@@ -42,9 +44,12 @@ class Meter:
         return self._loss_sum / max(1, self._targets), self._tokens / seconds
 
 
-def real_tokens(batch: Batch) -> int:
-    """Tokens in a batch without padding."""
+def real_tokens(batch: Batch) -> int | Tensor:
+    """Tokens in a batch without padding; a tensor if the batch is on a GPU, which would have to be waited for."""
     marks = batch.get("document_ids")
     if marks is None:
         marks = batch.get("attention_mask")
-    return batch["input_ids"].numel() if marks is None else int((marks > 0).sum())
+    if marks is None:
+        return batch["input_ids"].numel()
+    count = (marks > 0).sum()
+    return int(count) if count.device.type == "cpu" else count

@@ -54,7 +54,8 @@ def resolve_precision(config: TrainingConfig, device: torch.device) -> Precision
 
     float16 is computed on a CUDA device only; elsewhere it becomes bfloat16, which needs no scaling, and the reason
     says so. ``auto`` is bfloat16 on GPUs that have it; on a CPU it is what a short measurement says, because some
-    processors compute bfloat16 several times faster than float32 and others hundreds of times slower.
+    processors compute bfloat16 several times faster than float32 and others hundreds of times slower. Training times
+    whole steps instead (``tuning.py``); this is for everything else.
     """
     wanted, reason = _wanted(config)
     bf16_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -69,6 +70,11 @@ def resolve_precision(config: TrainingConfig, device: torch.device) -> Precision
     if wanted == "fp16" and device.type != "cuda":
         return Precision("bf16", device.type, f"{reason}, but float16 needs a GPU", needs_telling=True)
     return Precision(cast(Format, wanted), device.type, reason)
+
+
+def format_is_free(config: TrainingConfig) -> bool:
+    """Whether the configuration leaves the format open, under all of its names."""
+    return _wanted(config)[0] == "auto"
 
 
 WORTHWHILE = 1.5
@@ -97,34 +103,75 @@ def _wanted(config: TrainingConfig) -> tuple[str, str]:
 
 
 class LossScaler:
-    """Dynamic loss scaling for float16 (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740).
+    """Loss scaling for float16 (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740).
 
-    Losses are multiplied by :attr:`scale` so that small gradients do not vanish. An overflow halves the scale and the
-    step is skipped; ``window`` good steps in a row double it.
+    Losses are multiplied by :attr:`scale` so that small gradients do not vanish; a step whose gradients overflow is
+    skipped. A dynamic scale halves at the ``hysteresis``-th overflow and at every one after it, and ``window`` good
+    steps in a row double it and forgive the overflows before. With hysteresis 1 this is ``torch.amp.GradScaler``;
+    names, defaults and hysteresis are DeepSpeed's.
+
+    Args:
+        enabled: without it the scale is 1 and stays so.
+        scale: where a dynamic scale begins.
+        dynamic: False keeps the scale as it is.
+        window: good steps in a row before the scale doubles.
+        hysteresis: overflows before it halves.
+        minimum: it never goes below.
     """
 
-    def __init__(self, enabled: bool, scale: float = 2.0**12, window: int = 1000, minimum: float = 1.0) -> None:
+    def __init__(
+        self,
+        enabled: bool,
+        scale: float = 2.0**16,
+        *,
+        dynamic: bool = True,
+        window: int = 1000,
+        hysteresis: int = 2,
+        minimum: float = 1.0,
+    ) -> None:
         self.enabled = enabled
+        self.dynamic = dynamic
         self.scale = scale if enabled else 1.0
         self.window = window
+        self.hysteresis = hysteresis
         self.minimum = minimum
         self.good_steps = 0
+        self.overflows_left = hysteresis
+
+    @classmethod
+    def from_config(cls, config: TrainingConfig, *, enabled: bool) -> LossScaler:
+        """The scaler that a configuration describes: ``loss_scale`` 0 is dynamic, anything else is kept."""
+        return cls(
+            enabled,
+            config.loss_scale or 2.0**config.initial_scale_power,
+            dynamic=config.loss_scale == 0,
+            window=config.loss_scale_window,
+            hysteresis=config.hysteresis,
+            minimum=config.min_loss_scale,
+        )
 
     def update(self, *, overflow: bool) -> None:
         """Tell the scaler how the step went."""
-        if not self.enabled:
+        if not (self.enabled and self.dynamic):
             return
-        self.good_steps = 0 if overflow else self.good_steps + 1
         if overflow:
-            self.scale = max(self.minimum, self.scale / 2)
-        elif self.good_steps % self.window == 0:
+            self.good_steps = 0
+            self.overflows_left -= 1
+            if self.overflows_left < 1:
+                self.overflows_left = 1
+                self.scale = max(self.minimum, self.scale / 2)
+            return
+        self.good_steps += 1
+        if self.good_steps % self.window == 0:
             self.scale *= 2
+            self.overflows_left = self.hysteresis
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint keeps."""
-        return {"scale": self.scale, "good_steps": self.good_steps}
+        return {"scale": self.scale, "good_steps": self.good_steps, "overflows_left": self.overflows_left}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from a checkpoint."""
-        if self.enabled:
+        """Continue from a checkpoint. A fixed scale is the configuration's, not the checkpoint's."""
+        if self.enabled and self.dynamic:
             self.scale, self.good_steps = state["scale"], int(state["good_steps"])
+            self.overflows_left = int(state.get("overflows_left", self.hysteresis))

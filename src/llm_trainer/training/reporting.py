@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_trainer.common.devices import matmul_peak, world_size
 from llm_trainer.config import TrainingConfig
@@ -11,7 +11,7 @@ from llm_trainer.models import BaseLanguageModel
 from llm_trainer.monitoring.metrics import MetricsLogger, read_metrics
 from llm_trainer.monitoring.progress import ProgressDisplay
 from llm_trainer.monitoring.status import RunStatus
-from llm_trainer.monitoring.system import device_memory, memory_rss
+from llm_trainer.monitoring.system import device_memory, memory_peak, memory_rss
 from llm_trainer.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class RunReporter(Callback):
         speed = metrics["train/tokens_per_second"]
         metrics = {**metrics, "train/step": float(trainer.state.step), **_memory(trainer)}
         if self._peak_flops:
-            metrics["train/mfu"] = speed * self._flops_per_token / self._peak_flops
+            metrics["train/flops_per_second"] = speed * self._flops_per_token
+            metrics["train/mfu"] = metrics["train/flops_per_second"] / self._peak_flops
         if self._metrics is not None:
             self._metrics.log(trainer.state.step, metrics)
         if self._progress is not None:
@@ -109,7 +110,7 @@ class RunReporter(Callback):
 
 
 def _memory(trainer: Trainer) -> dict[str, float]:
-    values: dict[str, Any] = {"system/memory_rss": float(memory_rss())}
+    values = {"system/memory_rss": float(memory_rss()), "system/memory_peak": float(memory_peak())}
     device = device_memory()
     if device:
         values["system/memory_device"] = float(device)

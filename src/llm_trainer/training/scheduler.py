@@ -9,6 +9,9 @@ import torch
 
 from llm_trainer.config import TrainingConfig
 
+SCALE_WITHOUT_WARMUP = 10_000
+"""inverse_sqrt without warm-up: steps after which the learning rate is 1/sqrt(2) of its peak, as in transformers."""
+
 
 def resolve_warmup_steps(config: TrainingConfig, total_steps: int) -> int:
     """The configured warm-up, or its share of all steps; never more than all steps."""
@@ -19,10 +22,10 @@ def resolve_warmup_steps(config: TrainingConfig, total_steps: int) -> int:
 def learning_rate_factor(config: TrainingConfig, step: int, total_steps: int, warmup_steps: int) -> float:
     """What the peak learning rate is multiplied by at ``step``.
 
-    Warm-up is linear from 0. After it, ``cosine``, ``linear`` and ``polynomial`` go down to
-    ``min_learning_rate_ratio``; ``wsd`` stays at 1 and then goes down linearly over the last ``decay_ratio`` of all
-    steps (Hägele et al. 2024, https://arxiv.org/abs/2405.18392). With a minimum of 0, cosine and linear are the
-    schedules of the same name in transformers.
+    Warm-up rises from 0. After it, ``cosine``, ``linear`` and ``polynomial`` go down to ``min_learning_rate_ratio``;
+    ``wsd`` stays at 1 and then goes down linearly over the last ``decay_ratio`` of all steps (Hägele et al. 2024,
+    https://arxiv.org/abs/2405.18392); ``inverse_sqrt`` falls as 1/sqrt(step) and needs no end (Vaswani et al. 2017,
+    section 5.3). All are the schedules of transformers of these names.
 
     Args:
         config: names the schedule and its numbers.
@@ -31,10 +34,14 @@ def learning_rate_factor(config: TrainingConfig, step: int, total_steps: int, wa
         warmup_steps: updates of warm-up.
     """
     if step < warmup_steps:
-        return step / warmup_steps
+        logarithmic = config.warmup_shape == "log"
+        return math.log(step + 1) / math.log(max(2, warmup_steps)) if logarithmic else step / warmup_steps
     floor = config.min_learning_rate_ratio
     if config.lr_scheduler == "constant":
         return 1.0
+    if config.lr_scheduler == "inverse_sqrt":
+        scale = warmup_steps or SCALE_WITHOUT_WARMUP
+        return max(floor, math.sqrt(scale / (step - warmup_steps + scale)))
     if config.lr_scheduler == "wsd":
         decay_steps = max(1, min(round(config.decay_ratio * total_steps), total_steps - warmup_steps))
         remaining = min(1.0, max(0.0, (total_steps - step) / decay_steps))

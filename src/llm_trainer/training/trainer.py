@@ -1,14 +1,15 @@
 """The one gradient loop.
 
 Everything that is trained by gradients goes through :meth:`Trainer.fit`; what differs between pretraining, fine-tuning
-and the rest is the *objective* and the *batches*. One step is: accumulate the gradient of the loss sum over the
-micro-steps, add it over ranks, divide by the number of targets and clip in one pass, update. After it, save before
-evaluating: an evaluation that fails must not cost the work before it.
+and the rest is the *objective* and the *batches*. One step (``step.py``) is: accumulate the gradient of the loss sum
+over the micro-steps, add it over ranks, divide by the number of targets and clip in one pass, update. After it, save
+before evaluating: an evaluation that fails must not cost the work before it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import time
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm_trainer.common import devices
+from llm_trainer.common.allocator import freed_memory_reused
 from llm_trainer.common.errors import TrainingError, UserError
 from llm_trainer.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from llm_trainer.models import TransformerLM
 from llm_trainer.training.callbacks import Callback
 from llm_trainer.training.checkpoint import (
     latest_checkpoint,
@@ -37,15 +40,15 @@ from llm_trainer.training.checkpoint import (
 from llm_trainer.training.ema import EMA
 from llm_trainer.training.horizon import Horizon, TrainState, due
 from llm_trainer.training.interrupt import InterruptGuard
-from llm_trainer.training.meter import Meter, real_tokens
+from llm_trainer.training.meter import Meter
 from llm_trainer.training.modules import prepare_model
 from llm_trainer.training.objectives import Batch, CausalLM, LossTerms, Objective
-from llm_trainer.training.optimizer import create_optimizer, set_learning_rate
+from llm_trainer.training.optimizer import create_optimizer, set_compute_dtype
 from llm_trainer.training.parallel import data_parallel
 from llm_trainer.training.precision import LossScaler, Precision, resolve_precision
 from llm_trainer.training.resume import check_resumable
-from llm_trainer.training.scheduler import learning_rate_factor
-from llm_trainer.training.utils import GradientClipping, seed_everything
+from llm_trainer.training.step import OptimizerStep, StepResult
+from llm_trainer.training.tuning import Tuning, tune, untuned
 from llm_trainer.training.validation import byte_lengths, validate
 
 LARGEST_SAVE_INTERVAL = 1000
@@ -96,14 +99,14 @@ class Trainer:
         self.config.validate()
         self.model = model
         self.tokenizer = tokenizer
-        self.objective: Objective = objective if objective is not None else CausalLM()
+        self.objective: Objective = objective if objective is not None else CausalLM(self.config.z_loss)
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.callbacks = list(callbacks)
         self.state = TrainState()
         self.loss = math.nan
         self.last_metrics: dict[str, float] = {}
         self.grad_norm = 0.0
-        self.objective_metrics: dict[str, float] = {}
+        self.objective_metrics: dict[str, float | Tensor] = {}
         self.ema: EMA | None = None
         self._eval_loader: Any = None
         self._stopped = False
@@ -163,7 +166,8 @@ class Trainer:
                 if resume:
                     self._resume()
                 self._tell("on_start")
-                outcome = self._loop()
+                with freed_memory_reused(self.tuning.reuse_memory):
+                    outcome = self._loop()
             except BaseException as error:
                 message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 self._tell("on_end", "failed", message)
@@ -210,8 +214,6 @@ class Trainer:
         from llm_trainer.training.preparation import as_loader
 
         config = self.config
-        if config.num_threads is not None:
-            torch.set_num_threads(config.num_threads)
         # A run that diverges fills the weights with denormals, which CPUs multiply more than 5x slower.
         torch.set_flush_denormal(True)
         self._world_size = devices.world_size()
@@ -219,18 +221,32 @@ class Trainer:
         self._eval_loader = (
             as_loader(eval_data, self.tokenizer, self.model, config, shuffle=False) if eval_data is not None else None
         )
+        self.tuning = self._tune()
+        if self.tuning.num_threads is not None:
+            torch.set_num_threads(self.tuning.num_threads)
         self.model.to(self.device)
-        prepare_model(self.model, config, self.device, message=self._message)
+        prepare_model(self.model, config, self.device, compile=self.tuning.compile, message=self._message)
         data_parallel.broadcast_model(self.model)
         self.model.train()
-        self.precision = resolve_precision(config, self.device)
+        self.precision = self.tuning.precision
         if self.precision.needs_telling:
             self._message(f"computing in {self.precision.format}: {self.precision.reason}")
-        self._scaler = LossScaler(self.precision.needs_scaler)
-        self.optimizer = create_optimizer(self.model, config)
-        self._clip = GradientClipping(config.max_grad_norm)
+        self._scaler = LossScaler.from_config(config, enabled=self.precision.needs_scaler)
+        self.optimizer = create_optimizer(self.model, config, compute_dtype=self.precision.dtype)
         self.ema = EMA(self.model, config.ema_decay) if config.use_ema else None
         self._plan()
+
+    def _tune(self) -> Tuning:
+        """How to compute, where the configuration leaves it open: the same on all ranks."""
+        shape = self.model.config if type(self.model) is TransformerLM else None
+        if shape is None:
+            return untuned(self.config, self.device)
+        plan = Horizon.plan(self.config, len(self._loader), self._world_size)
+        tokens = None if plan.sequences is None else plan.sequences * self.sequence_length
+        found = data_parallel.from_main(
+            lambda: json.dumps(tune(shape, self.config, self.sequence_length, self.device, tokens=tokens).to_dict())
+        )
+        return Tuning.from_dict(json.loads(found))
 
     def _plan(self) -> None:
         self._horizon = Horizon.plan(self.config, len(self._loader), self._world_size, self.state)
@@ -252,10 +268,12 @@ class Trainer:
         saved = loaded.state
         check_resumable(loaded, self.config, data=self._loader.fingerprint)
         self.state = TrainState.from_dict(saved["train"])
-        self._scaler.load_state_dict(saved["scaler"])
         if self.config.precision == "auto" and self.config.use_amp is None:
             # What was measured then, not what a busy machine measures now.
             self.precision = Precision.saved(saved["precision"], self.device.type)
+            self._scaler = LossScaler.from_config(self.config, enabled=self.precision.needs_scaler)
+            set_compute_dtype(self.optimizer, self.precision.dtype)
+        self._scaler.load_state_dict(saved["scaler"])
         if self.ema is not None:
             self.ema.load(loaded.averages)
         self.loss = saved["loss"]
@@ -270,7 +288,17 @@ class Trainer:
         config, state = self.config, self.state
         batches = self._loader.batches(state.sequences, self._horizon.sequences)
         per_step = config.sequences_per_step(self._world_size)
-        clock = time.perf_counter()
+        optimizer_step = OptimizerStep(
+            self.model,
+            self.optimizer,
+            self.custom_training_step,
+            config,
+            device=self.device,
+            precision=self.precision,
+            scaler=self._scaler,
+            ema=self.ema,
+            message=self._message,
+        )
         meter = Meter()
         self._skips_in_a_row = 0
         if self._owes_validation and self._eval_loader is not None and self._validate_and_judge(saved=True):
@@ -280,73 +308,50 @@ class Trainer:
                 micro_batches = list(islice(batches, config.gradient_accumulation_steps))
                 if not micro_batches:
                     break
-                loss, updated = self._step(micro_batches, meter)
-                self._skips_in_a_row = 0 if updated else self._skips_in_a_row + 1
-                if self._skips_in_a_row >= config.max_skipped_steps:
-                    raise TrainingError(
-                        f"the gradients of {self._skips_in_a_row} steps in a row were not finite (up to step "
-                        f"{state.step + 1}, loss {loss:.4g}); nothing was saved since they began",
-                        hint="lower training.learning_rate, or look for broken documents in the data",
-                    )
-                self.loss = loss
+                result = optimizer_step.run(micro_batches, state, stop=self._guard.requested is not None)
                 remaining = math.inf if self._horizon.sequences is None else self._horizon.sequences - state.sequences
                 state.sequences += int(min(per_step, remaining))
-                now = time.perf_counter()
-                # Ranks decide together when a timed run ends.
-                state.elapsed += data_parallel.mean_over_ranks(now - clock, self.device)
-                clock = now
-                state.step += 1
-                self._horizon.update(state, config)
-                if self._after_step(meter):
+                self._take_in(result, meter)
+                if self._after_step(result, meter):
                     break
         finally:
             _close(batches)
         return "interrupted" if self._stopped else "finished"
 
-    def _step(self, micro_batches: list[Batch], meter: Meter) -> tuple[float, bool]:
-        """One optimizer update.
+    def _take_in(self, result: StepResult, meter: Meter) -> None:
+        """Move on by one step.
 
-        Returns:
-            The mean loss per target over all micro-batches and ranks, and whether the weights were updated.
+        Raises:
+            TrainingError: too many steps in a row could not update the weights.
         """
-        config, state = self.config, self.state
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        count = tokens = 0
-        for index, batch in enumerate(micro_batches):
-            seed_everything(config.seed, state.step, index, devices.rank())
-            tokens += real_tokens(batch)
-            on_device = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
-            with self.precision.autocast():
-                terms = self.custom_training_step(on_device)
-            (terms.total * self._scaler.scale).backward()  # type: ignore[no-untyped-call]
-            total += terms.total.detach()
-            count += terms.count
-            self.objective_metrics.update(terms.metrics)
-        data_parallel.sum_gradients(self.model)
-        total_sum, all_count, all_tokens = data_parallel.sum_over_ranks([float(total), count, tokens], self.device)
-        self.grad_norm = self._clip(self.model.parameters(), 1 / (max(1, all_count) * self._scaler.scale))
-        finite = math.isfinite(self.grad_norm)
-        if finite:
-            factor = learning_rate_factor(config, state.step, state.total_steps, state.warmup_steps)
-            set_learning_rate(self.optimizer, factor)
-            self.optimizer.step()
-            if self.ema is not None:
-                self.ema.update()
+        state = self.state
+        self.loss, self.grad_norm = result.loss, result.grad_norm
+        self.objective_metrics.update(result.metrics)
+        state.tokens += result.tokens
+        meter.add(result.loss, result.targets, result.tokens)
+        if result.updated:
+            self._skips_in_a_row = 0
         else:
+            self._skips_in_a_row += 1
             state.skipped_steps += 1
             self._message(f"step {state.step + 1}: a gradient was not finite; the step was skipped")
-        self._scaler.update(overflow=not finite)
-        state.tokens += int(all_tokens)
-        loss = total_sum / max(1, all_count)
-        meter.add(loss, int(all_count), int(all_tokens))
-        return loss, finite
+        if self._skips_in_a_row >= self.config.max_skipped_steps:
+            raise TrainingError(
+                f"the gradients of {self._skips_in_a_row} steps in a row were not finite (up to step "
+                f"{state.step + 1}, loss {result.loss:.4g}); nothing was saved since they began",
+                hint="lower training.learning_rate, or look for broken documents in the data",
+            )
+        state.elapsed += result.seconds
+        state.step += 1
+        self._horizon.update(state, self.config)
 
-    def _after_step(self, meter: Meter) -> bool:
+    def _after_step(self, result: StepResult, meter: Meter) -> bool:
         """Log, save and validate when due. Returns whether to stop."""
         config, state = self.config, self.state
         # A signal during the last step changes nothing: the run is complete.
-        interrupted = self._interrupted() and not self._horizon.reached(state)
+        # Ranks stop together, so with several of them it counts what the step said; one alone need not wait for one.
+        asked = result.stop if self._world_size > 1 else self._guard.requested is not None
+        interrupted = asked and not self._horizon.reached(state)
         self._stopped = interrupted
         last = self._horizon.reached(state) or interrupted
         self._tell("on_step")
@@ -377,17 +382,10 @@ class Trainer:
         return self._judge(metrics, saved=saved)
 
     def _judge(self, metrics: dict[str, float], *, saved: bool) -> bool:
-        config, state = self.config, self.state
         self.last_metrics = metrics
-        loss = metrics["validation/loss"]
-        if saved and math.isfinite(loss) and (state.best_saved_loss is None or loss < state.best_saved_loss):
-            state.best_saved_loss, state.best_step = loss, state.step
-        if math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss):
-            state.best_loss, state.evaluations_without_improvement = loss, 0
-        else:
-            state.evaluations_without_improvement += 1
-        patience = config.early_stopping_patience
-        if patience is not None and state.evaluations_without_improvement >= patience:
+        self.state.take_validation(metrics["validation/loss"], saved=saved)
+        patience = self.config.early_stopping_patience
+        if patience is not None and self.state.evaluations_without_improvement >= patience:
             self._message(f"validation loss has not improved {patience} times in a row; stopping early")
             if not saved:
                 self.save()
@@ -447,7 +445,7 @@ class Trainer:
             "train/epoch": state.sequences / max(1, len(self._loader)),
             "train/skipped_steps": float(state.skipped_steps),
             "train/elapsed": state.elapsed,
-            **{f"train/{name}": value for name, value in self.objective_metrics.items()},
+            **{f"train/{name}": float(value) for name, value in self.objective_metrics.items()},
         }
 
     @property
@@ -461,17 +459,7 @@ class Trainer:
 
     def seconds_left(self, tokens_per_second: float) -> float | None:
         """Time to the end of the run: the steps left, at the tokens per second given; or what the clock has left."""
-        state = self.state
-        by_clock = None if self._horizon.seconds is None else max(0.0, self._horizon.seconds - state.elapsed)
-        if not tokens_per_second or not state.step:
-            return by_clock
-        by_steps = (state.total_steps - state.step) * (state.tokens / state.step) / tokens_per_second
-        return by_steps if by_clock is None else min(by_clock, by_steps)
-
-    def _interrupted(self) -> bool:
-        """Whether any rank was asked to stop."""
-        mine = 1.0 if self._guard.requested else 0.0
-        return data_parallel.sum_over_ranks([mine], self.device)[0] > 0
+        return self._horizon.seconds_left(self.state, tokens_per_second)
 
     def _message(self, text: str) -> None:
         if not self.callbacks:

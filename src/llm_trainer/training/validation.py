@@ -39,18 +39,21 @@ def validate(
     """
     was_training = model.training
     model.eval()
-    total, count, text_bytes = 0.0, 0.0, 0.0
+    # These stay on the device until the end: looking at each batch's numbers would wait for each batch.
+    sums = torch.zeros(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    text_bytes = 0.0
     try:
         for batch in batches:
             with autocast:
                 terms = objective.loss(model, {key: value.to(device) for key, value in batch.items()})
-            total += float(terms.total)
-            count += terms.count
+            sums[0] += terms.total
+            sums[1] += terms.count
             if token_bytes is not None:
                 targets = shifted_targets(batch["labels"])
                 text_bytes += float(token_bytes[targets[targets != IGNORE_INDEX]].sum())
     finally:
         model.train(was_training)
+    total, count = sums.tolist()
     # Every rank has its share of the batches; all of them get the figures of the whole.
     total, count, text_bytes = sum_over_ranks([total, count, text_bytes], device)
     loss = total / max(1, count)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from llm_trainer.common.devices import matmul_peak, resolve_device
+from llm_trainer.common.devices import resolve_device
 from llm_trainer.config import RunConfig
 from llm_trainer.tokenizer import load_tokenizer
-from llm_trainer.training.precision import resolve_precision
+from llm_trainer.training.precision import format_is_free
+from llm_trainer.training.tuning import Tuning, tune
+from llm_trainer.workflows.estimate import training_tokens
+from llm_trainer.workflows.target import training_shape
 
 # Merges need text to be learnt from: below a few hundred bytes of text for each token, the last ones are noise.
 VOCABULARIES = ((1_000_000, 1024), (8_000_000, 4096), (100_000_000, 8192), (1_000_000_000, 16384))
 LARGEST_VOCABULARY = 32000
 CPU_CONTEXT = 512
+
+Choose = Callable[[str, str, object, str], None]
+"""Sets a value: section, name, value, reason."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,16 @@ class Derivation:
         return f"{self.key} = {self.value}: {self.reason}"
 
 
-def derive(run: RunConfig, text_bytes: int | None) -> list[Derivation]:
+@dataclass(frozen=True)
+class Derived:
+    """Everything that was chosen."""
+
+    notes: list[Derivation]
+    tuning: Tuning
+    """What was measured to choose how to compute."""
+
+
+def derive(run: RunConfig, text_bytes: int | None) -> Derived:
     """Set, in ``run``, every value that depends on the machine or the data and was not given.
 
     Args:
@@ -45,14 +61,6 @@ def derive(run: RunConfig, text_bytes: int | None) -> list[Derivation]:
     device = resolve_device(run.training.device)
     if run.training.device == "auto":
         choose("training", "device", device.type, "the best device that PyTorch sees here")
-    if device.type == "cpu" and run.training.num_threads is None:
-        choose("training", "num_threads", *_thread_choice())
-    precision = resolve_precision(run.training, device)
-    if run.training.precision == "auto":
-        if run.training.use_amp is None:
-            choose("training", "precision", precision.format, precision.reason)
-        else:
-            notes.append(Derivation("training.precision", precision.format, precision.reason))
     length = run.data.max_length or run.training.sequence_length
     if not run.model.given("max_seq_len"):
         if length is not None:
@@ -72,6 +80,7 @@ def derive(run: RunConfig, text_bytes: int | None) -> list[Derivation]:
             else "4 x d_model"
         )
         notes.append(Derivation("model.d_ff", run.model.ffn_dim, rule))
+    tuning = _derive_tuning(run, text_bytes, device, choose, notes)
     accumulation = run.training.gradient_accumulation_steps
     sequences = run.training.sequences_per_step()
     notes.append(
@@ -82,27 +91,41 @@ def derive(run: RunConfig, text_bytes: int | None) -> list[Derivation]:
         )
     )
     run.validate()
-    return notes
+    return Derived(notes, tuning)
 
 
-def _thread_choice() -> tuple[int, str]:
-    """All threads, unless one alone multiplies matrices as fast: on a busy machine threads wait for each other, and a
-    step can take five times as long as with one."""
-    most = torch.get_num_threads()
-    if most == 1:
-        return 1, "all that PyTorch uses here"
-    rates = {}
-    for threads in (1, most):
-        torch.set_num_threads(threads)
-        rates[threads] = matmul_peak(torch.device("cpu"), torch.float32, seconds=0.15, size=512, typical=True)
-    measured = f"{rates[most] / 1e9:,.0f} GFLOP/s with {most} threads, {rates[1] / 1e9:,.0f} with one, measured now"
-    chosen = most if rates[most] > rates[1] else 1
-    torch.set_num_threads(chosen)
-    return chosen, measured
+def _derive_tuning(
+    run: RunConfig,
+    text_bytes: int | None,
+    device: torch.device,
+    choose: Choose,
+    notes: list[Derivation],
+) -> Tuning:
+    """How to compute, written into the configuration: the run, and a run resumed from it, measure nothing again."""
+    training = run.training
+    shape, length = training_shape(run)
+    tokens = training_tokens(run, text_bytes, length)
+    tuning = tune(shape, training, length, device, tokens=tokens, micro_batch=True)
+    if format_is_free(training):
+        choose("training", "precision", tuning.precision.format, tuning.precision.reason)
+    elif training.precision == "auto":
+        notes.append(Derivation("training.precision", tuning.precision.format, tuning.precision.reason))
+    for name in ("num_threads", "reuse_memory", "compile"):
+        if name in tuning.reasons:
+            choose("training", name, getattr(tuning, name), tuning.reasons[name])
+    if "batch_size" in tuning.reasons:
+        choose("training", "batch_size", tuning.batch_size, tuning.reasons["batch_size"])
+        choose(
+            "training",
+            "gradient_accumulation_steps",
+            tuning.gradient_accumulation_steps,
+            "what keeps the effective batch",
+        )
+    notes.extend(Derivation("tuning", "note", problem) for problem in tuning.notes)
+    return tuning
 
 
-def _derive_vocabulary(run: RunConfig, text_bytes: int | None, choose: object) -> None:
-    assert callable(choose)
+def _derive_vocabulary(run: RunConfig, text_bytes: int | None, choose: Choose) -> None:
     if run.tokenizer.path is not None:
         if not run.model.given("vocab_size"):
             choose("model", "vocab_size", load_tokenizer(run.tokenizer.path).vocab_size, "the size of the tokenizer")

@@ -20,17 +20,20 @@ from llm_trainer.data import PackProgress, format_progress
 from llm_trainer.evaluation import HeldOutResult, compressor_baselines, evaluate_documents, generation_quality
 from llm_trainer.generation import TextGenerator
 from llm_trainer.models import TransformerLM
-from llm_trainer.monitoring.metrics import METRICS_FILE
+from llm_trainer.monitoring.accounting import resource_summary
+from llm_trainer.monitoring.metrics import METRICS_FILE, read_metrics_log
 from llm_trainer.monitoring.progress import format_eta
 from llm_trainer.monitoring.report import write_report
 from llm_trainer.monitoring.runs import next_run_name, validate_run_name
-from llm_trainer.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
+from llm_trainer.tokenizer import Tokenizer, load_tokenizer
+from llm_trainer.tokenizer.kinds import train_configured
 from llm_trainer.training import Trainer, TrainResult
 from llm_trainer.training.checkpoint import list_checkpoints
 from llm_trainer.training.parallel import data_parallel
 from llm_trainer.training.preparation import PreparedData, dataset_label, open_training_data, prepare_data
 from llm_trainer.training.reporting import RunReporter
 from llm_trainer.training.run_folder import CONFIG, TOKENIZER, RunDescriber
+from llm_trainer.training.tuning import Tuning
 from llm_trainer.training.utils import seed_everything
 from llm_trainer.workflows.derive import Derivation, derive
 from llm_trainer.workflows.estimate import Estimate, estimate
@@ -51,6 +54,7 @@ class RunPlan:
     derivations: list[Derivation]
     estimate: Estimate
     data: DatasetHandle
+    tuning: Tuning
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ class RunResult:
         if self.baselines:
             compressors = ", ".join(f"{name} {value:.3f}" for name, value in self.baselines.items())
             lines.append(f"compressors on the same text, bits per byte: {compressors}")
+        used = resource_summary(read_metrics_log(self.run_dir))
+        if used is not None:
+            lines.append(f"training used: {used}")
         lines.append(f"run:    {self.run_dir}")
         lines.append(f"report: {self.report}")
         if done.outcome == "interrupted":
@@ -100,8 +107,8 @@ def plan_run(run: RunConfig) -> RunPlan:
     """
     run = run.model_copy(deep=True)
     data = open_training_data(run.data)
-    derivations = derive(run, data.total_bytes)
-    return RunPlan(run, derivations, estimate(run, data.total_bytes), data)
+    derived = derive(run, data.total_bytes)
+    return RunPlan(run, derived.notes, estimate(run, data.total_bytes), data, derived.tuning)
 
 
 def describe_plan(plan: RunPlan) -> str:
@@ -112,7 +119,8 @@ def describe_plan(plan: RunPlan) -> str:
     lines = [yaml.safe_dump(plan.run.to_dict(), sort_keys=False, allow_unicode=True, width=110)]
     lines += ["Derived:", *(f"  {note}" for note in plan.derivations), "", f"Data: {plan.data.description}", "Cost:"]
     lines.append(f"  parameters      {cost.parameters:,}")
-    lines.append(f"  memory          about {human_bytes(cost.memory_bytes)} (weights, optimizer, one micro-batch)")
+    lines.append(f"  memory          about {human_bytes(cost.memory_bytes)} at most:")
+    lines += [f"    {name:<13} {human_bytes(size)}" for name, size in cost.memory.parts().items()]
     lines.append(f"  arithmetic      {cost.flops_per_token / 1e6:.1f} MFLOP a token, forward and backward")
     lines.append(
         f"  speed           about {cost.tokens_per_second:,.0f} tokens/s (35 % of the matrix rate measured now)"
@@ -183,7 +191,7 @@ def _train_on(
     notes = [{"key": note.key, "value": str(note.value), "reason": note.reason} for note in plan.derivations]
     callbacks = [
         RunReporter(run_dir, run.training, quiet=quiet),
-        RunDescriber(run_dir, run, notes),
+        RunDescriber(run_dir, run, notes, plan.tuning),
         SampleWriter(run_dir, run.training.sample_prompts, run.generation),
     ]
     trainer = Trainer(model, tokenizer, run.training, run_dir=run_dir, callbacks=callbacks)
@@ -203,8 +211,14 @@ def _keep_what_was_measured(run: RunConfig, run_dir: Path) -> None:
     if not (run_dir / CONFIG).exists():
         return
     saved = load_config(run_dir / CONFIG).run.training
-    for name in ("precision", "num_threads"):
-        if not run.training.given(name) and run.training.use_amp is None:
+    names = ["num_threads", "reuse_memory", "compile"]
+    if run.training.use_amp is None:
+        names.append("precision")
+    micro_batch = ["batch_size", "gradient_accumulation_steps"]
+    if not any(map(run.training.given, micro_batch)):
+        names += micro_batch
+    for name in names:
+        if not run.training.given(name):
             setattr(run.training, name, getattr(saved, name))
 
 
@@ -261,20 +275,14 @@ def _tokenizer(plan: RunPlan, run_dir: Path, echo: Echo) -> Tokenizer:
     return load_tokenizer(folder)
 
 
-def _train_tokenizer(plan: RunPlan, echo: Echo) -> BPETokenizer:
+def _train_tokenizer(plan: RunPlan, echo: Echo) -> Tokenizer:
     settings = plan.run.tokenizer
     size = settings.vocab_size
     assert size is not None
-    echo(f"training a BPE tokenizer of {size:,} tokens")
-    tokenizer = BPETokenizer()
-    tokenizer.train_from_iterator(
-        _texts(plan.data, settings.train_bytes),
-        vocab_size=size,
-        pattern=settings.pattern,
-        min_frequency=settings.min_frequency,
-        # A size that we derived may be too large for the text; one that the person gave is a promise.
-        allow_smaller=any(note.key == "tokenizer.vocab_size" for note in plan.derivations),
-    )
+    echo(f"training a {settings.type} tokenizer of {size:,} tokens")
+    # A size that we derived may be too large for the text; one that the person gave is a promise.
+    derived = any(note.key == "tokenizer.vocab_size" for note in plan.derivations)
+    tokenizer = train_configured(settings, _texts(plan.data, settings.train_bytes), allow_smaller=derived)
     if tokenizer.vocab_size < size:
         echo(f"the text allows only {tokenizer.vocab_size:,} tokens; that is the vocabulary now")
     return tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +22,55 @@ from llm_trainer.models.weights import CONFIG, WEIGHTS, load_into, load_weights,
 
 M = TypeVar("M", bound=TransformerLM)
 
-LAYOUTS: dict[str, Layout] = {"gpt2": GPT2Layout(), "llama": LlamaLayout(), "qwen3": LlamaLayout()}
+LAYOUTS: dict[str, Layout] = {"gpt2": GPT2Layout(), "llama": LlamaLayout(qwen=False), "qwen3": LlamaLayout(qwen=True)}
 # Constants that older versions of transformers saved with the weights.
 COMPUTED = ("attn.bias", "attn.masked_bias", "rotary_emb.inv_freq")
+
+
+@dataclass(frozen=True)
+class ExportTarget:
+    """Whether a model can be written in one layout of transformers."""
+
+    name: str
+    """The ``model_type``: gpt2, llama or qwen3."""
+    problems: tuple[str, ...]
+    """Why not, one sentence for each setting that stands in the way; none if it can."""
+
+    @property
+    def possible(self) -> bool:
+        """Whether :func:`export_hf` writes this layout."""
+        return not self.problems
+
+
+def export_targets(config: ModelConfig) -> list[ExportTarget]:
+    """Where a model of this shape can go, and what stands in the way elsewhere: every layout, the nearest first.
+
+    At most one is possible, for each has parts that the others lack.
+
+    Example:
+        >>> nearest = export_targets(ModelConfig(qk_norm=True, logit_softcap=15.0))[0]
+        >>> nearest.name, nearest.problems
+        ('qwen3', ('logit_softcap=15.0: Qwen3 has none',))
+    """
+    targets = [ExportTarget(name, tuple(layout.export_problems(config))) for name, layout in LAYOUTS.items()]
+    nearest = _nearest(config)
+    return sorted(targets, key=lambda target: (target.name != nearest, len(target.problems)))
+
+
+def export_statement(config: ModelConfig) -> str:
+    """The same for a person: one line, and one more for each setting in the way of the nearest layout."""
+    nearest = export_targets(config)[0]
+    if nearest.possible:
+        return f"Exports to transformers as {nearest.name}"
+    return "\n  ".join(
+        (f"Does not export to transformers; as {nearest.name} it would, were it not for", *nearest.problems)
+    )
+
+
+def _nearest(config: ModelConfig) -> str:
+    if config.position == "learned":
+        return "gpt2"
+    return "qwen3" if config.qk_norm else "llama"
 
 
 def layout_for(config: ModelConfig) -> Layout:
@@ -32,11 +79,11 @@ def layout_for(config: ModelConfig) -> Layout:
     Raises:
         ConfigError: none; the message names each field that stands in the way.
     """
-    layout: Layout = LAYOUTS["gpt2"] if config.position == "learned" else LAYOUTS["llama"]
-    problems = layout.export_problems(config)
+    name = _nearest(config)
+    problems = LAYOUTS[name].export_problems(config)
     if problems:
         raise ConfigError(problems, source="a model that cannot be exported to transformers")
-    return layout
+    return LAYOUTS[name]
 
 
 def to_hf(model: TransformerLM) -> tuple[dict[str, Any], dict[str, Tensor]]:

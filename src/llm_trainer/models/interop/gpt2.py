@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm_trainer.config import ModelConfig
 from llm_trainer.config.model import Activation
-from llm_trainer.models.interop.layout import TensorSource, needed_value, refuse, require_values
+from llm_trainer.models.interop.layout import OURS_ALONE, TensorSource, needed_value, refuse, require_values
 
 HF_ACTIVATIONS: dict[Activation, str] = {
     "gelu_tanh": "gelu_new",
@@ -60,6 +60,7 @@ class GPT2Layout:
                 "attention": ("mha",),
                 "feed_forward": ("mlp",),
                 "block": ("transformer",),
+                **OURS_ALONE,
             },
         )
         if config.kv_heads != config.n_heads:

@@ -11,6 +11,15 @@ from torch import Tensor
 from llm_trainer.common.errors import CheckpointError, ConfigError
 from llm_trainer.config import ModelConfig
 
+# No family of transformers that we know has these parts. (How weights start does not matter: it is over.)
+OURS_ALONE: dict[str, tuple[Any, ...]] = {
+    "embedding_norm": (False,),
+    "bigram_embedding": (None,),
+    "value_embeddings": (False,),
+    "residual_shortcuts": (False,),
+    "logit_softcap": (None,),
+}
+
 
 class Layout(Protocol):
     """One family, both ways."""
@@ -73,8 +82,8 @@ def require_values(config: ModelConfig, family: str, needed: Mapping[str, tuple[
     for field, allowed in needed.items():
         value = getattr(config, field)
         if value not in allowed:
-            wanted = " or ".join(repr(item) for item in allowed)
-            problems.append(f"{field}={value!r}: {family} has only {wanted}")
+            wanted = "none" if allowed == (None,) else "only " + " or ".join(map(repr, allowed))
+            problems.append(f"{field}={value!r}: {family} has {wanted}")
     return problems
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from llm_trainer.common.errors import ConfigError
 from llm_trainer.config import ModelConfig
 from llm_trainer.config.model import Activation
-from llm_trainer.models.interop.layout import TensorSource, needed_value, refuse, require_values
+from llm_trainer.models.interop.layout import OURS_ALONE, TensorSource, needed_value, refuse, require_values
 
 GATED_ACTIVATIONS: dict[Activation, str] = {"swiglu": "silu", "geglu": "gelu"}
 OUR_ACTIVATIONS: dict[str, Activation] = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}
@@ -31,11 +31,18 @@ LAYER = {
 
 
 class LlamaLayout:
-    """``LlamaForCausalLM``, or ``Qwen3ForCausalLM`` when queries and keys are normalised."""
+    """``LlamaForCausalLM``, or ``Qwen3ForCausalLM``, which normalises queries and keys.
+
+    Args:
+        qwen: whether it is the latter.
+    """
+
+    def __init__(self, qwen: bool) -> None:
+        self.qwen = qwen
 
     def export_problems(self, config: ModelConfig) -> list[str]:
-        """Why a model of this shape is no Llama, nor a Qwen3."""
-        family = "Qwen3" if config.qk_norm else "Llama"
+        """Why a model of this shape is no Llama, or no Qwen3."""
+        family = "Qwen3" if self.qwen else "Llama"
         needed: dict[str, tuple[Any, ...]] = {
             "position": ("rope",),
             "norm": ("rmsnorm",),
@@ -44,8 +51,10 @@ class LlamaLayout:
             "attention": ("mha",),
             "feed_forward": ("mlp",),
             "block": ("transformer",),
+            "qk_norm": (self.qwen,),
+            **OURS_ALONE,
         }
-        if config.qk_norm:
+        if self.qwen:
             # Qwen3 has an option for biases in attention, but none for the feed-forward network.
             needed["bias"] = (False,)
         return require_values(config, family, needed)
@@ -53,7 +62,7 @@ class LlamaLayout:
     def config_to_hf(self, config: ModelConfig) -> dict[str, Any]:
         """The content of ``config.json``."""
         kind = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "use_sliding_window": False}
-        if not config.qk_norm:
+        if not self.qwen:
             kind = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "mlp_bias": config.bias}
         return {
             **kind,
@@ -83,12 +92,11 @@ class LlamaLayout:
         Raises:
             ConfigError: an option is set that our models do not have.
         """
-        qwen = values["model_type"] == "qwen3"
-        family = "Qwen3" if qwen else "Llama"
+        family = "Qwen3" if self.qwen else "Llama"
         width, heads = needed_value(values, "hidden_size", family), needed_value(values, "num_attention_heads", family)
         bias = bool(values.get("attention_bias", False))
         # One switch of ours stands for all biases; Qwen3 has none in its feed-forward network.
-        biases = {"attention_bias": (False,)} if qwen else {"mlp_bias": (bias,)}
+        biases = {"attention_bias": (False,)} if self.qwen else {"mlp_bias": (bias,)}
         refuse(
             {"mlp_bias": False, **values},
             family,
@@ -118,7 +126,7 @@ class LlamaLayout:
             attn_dropout=values.get("attention_dropout", 0.0),
             bias=bias,
             tie_embeddings=values.get("tie_word_embeddings", False),
-            qk_norm=qwen,
+            qk_norm=self.qwen,
             init_std=values.get("initializer_range", 0.02),
         )
 
