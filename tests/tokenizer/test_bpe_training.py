@@ -20,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_trainer.common.errors import DataError, UserError
+from llm_trainer.config.tokenizer import TokenizerConfig
 from llm_trainer.tokenizer import BPETokenizer, TextTypeError, bpe_fast, bpe_merging, bpe_plain
 from llm_trainer.tokenizer import counting as counting_module
 from llm_trainer.tokenizer.counting import count_pretokens
+from llm_trainer.tokenizer.kinds import train_configured
 from llm_trainer.tokenizer.pretokenize import SPLIT_PATTERNS, Digits, split_pattern
 from llm_trainer.tokenizer.progress import TrainingEcho
 from llm_trainer.tokenizer.vocabulary import printable
@@ -110,6 +112,15 @@ def test_a_token_has_no_more_digits_than_the_rule_allows(pattern: str, digits: D
         for token in tokenizer.vocabulary.tokens
     )
     assert longest == (5 if digits == "none" else digits)
+
+
+def test_a_run_can_choose_the_digits() -> None:
+    texts = ["2024 2024 2025 12345 12345 " * 20]
+    settings = TokenizerConfig.from_dict({"vocab_size": 300, "digits": 1})
+    tokenizer = train_configured(settings, texts, allow_smaller=True)
+    assert tokenizer.encode("2024") == [tokenizer.encode(digit)[0] for digit in "2024"]
+    with pytest.raises(UserError, match="digits"):
+        TokenizerConfig.from_dict({"vocab_size": 300, "digits": 4})
 
 
 def test_without_a_rule_for_digits_the_pattern_has_its_own() -> None:

@@ -251,9 +251,8 @@ class MergeLoop:
         owner = owner[: len(places)]
         after = self._join(places, owner)
         if created is None or np.any(self._tokens[self._previous[places]] >= self._vocab_size):
-            created = self._new_pairs(
-                places, after, owner
-            )  # where merges stood side by side, new tokens are neighbours
+            # Looked at again where merges stood side by side: their new tokens are neighbours now.
+            created = self._new_pairs(places, after, owner)
         self._vocab_size += done
         self._offer(created)
         return [_tokens_of(entry) for entry in entries[:done]]
