@@ -32,17 +32,24 @@ from llm_trainer.common.errors import UserError
 
 # Our recipes. ``steps``: the schedule's end in the race to nanoGPT's loss; ``every``: steps between evaluations.
 CHARACTERS: dict[str, Any] = {
-    "model": {"d_model": 128, "n_heads": 4, "n_layers": 4, "qk_norm": True, "activation": "relu2"},
+    "model": {
+        "d_model": 128,
+        "n_heads": 4,
+        "n_layers": 4,
+        "qk_norm": True,
+        "activation": "relu2",
+        "bigram_embedding": 4096,
+    },
     "training": {
         "optimizer": "muon",
-        "learning_rate": 6e-3,
+        "learning_rate": 1.2e-2,
         "muon_learning_rate": 0.02,
-        "batch_size": 12,
+        "batch_size": 32,
         "lr_scheduler": "wsd",
         "min_learning_rate_ratio": 0.0,
     },
-    "steps": 800,
-    "every": 25,
+    "steps": 130,
+    "every": 10,
 }
 PROSE: dict[str, Any] = {
     "model": {"d_model": 256, "n_heads": 4, "n_layers": 4, "qk_norm": True, "activation": "relu2"},
