@@ -27,8 +27,8 @@ p {{ margin: 0 0 10px; max-width: 75ch; }}
 .panel {{ background: var(--panel); border: 1px solid var(--line); border-radius: 10px; padding: 16px; min-width: 0; }}
 .notice {{ border-left: 4px solid currentColor; margin: 0 0 20px; }}
 .notice > * {{ color: var(--text); margin: 0 0 6px; white-space: pre-line; }} .notice > :last-child {{ margin: 0; }}
-.tiles {{ display: flex; flex-wrap: wrap; gap: 12px; }}
-.tile {{ flex: 1 1 138px; padding: 12px 14px; }}
+.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(47%, 210px), 1fr)); gap: 12px; }}
+.tile {{ padding: 12px 14px; }}
 .tile .name {{ color: var(--muted); font-size: 13px; }}
 .tile .value {{ font-size: 24px; font-weight: 650; line-height: 1.3; font-variant-numeric: tabular-nums; }}
 .tile .note {{ color: var(--muted); font-size: 12.5px; line-height: 1.35; }}
