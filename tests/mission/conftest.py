@@ -7,6 +7,7 @@ machine has is replaced by the small one.
 
 from __future__ import annotations
 
+import functools
 import random
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def accept_small_vocabularies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train on small texts although a vocabulary of tens of thousands was asked for."""
     original = BPETokenizer.train_from_iterator
 
+    @functools.wraps(original)  # what can be chosen is read from the signature
     def smaller(self: BPETokenizer, *arguments: Any, **options: Any) -> BPETokenizer:
         return original(self, *arguments, **{**options, "allow_smaller": True})
 
