@@ -9,25 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_trainer.common.errors import DataError
 from llm_trainer.tokenizer import hf_format
-from llm_trainer.tokenizer.base import Tokenizer, as_id_list
+from llm_trainer.tokenizer.base import as_id_list
 from llm_trainer.tokenizer.bpe_fast import FastEncoder, Progress, train_merges
-from llm_trainer.tokenizer.chat_format import read_chat_template, write_chat_template
 from llm_trainer.tokenizer.counting import TextProgress, count_pretokens
-from llm_trainer.tokenizer.dataset_hook import dataset_texts
 from llm_trainer.tokenizer.pretokenize import Digits, split_pattern
-from llm_trainer.tokenizer.text_files import read_text_blocks
+from llm_trainer.tokenizer.trainable import TrainableTokenizer
 from llm_trainer.tokenizer.vocabulary import END_OF_TEXT, BPEVocabulary, check_special_tokens
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class BPETokenizer(Tokenizer):
+class BPETokenizer(TrainableTokenizer):
     """Byte-level byte pair encoding.
 
     A new one knows the 256 bytes and ``<|endoftext|>``; the ``train_from_...`` methods replace what it knows and return
@@ -41,6 +39,8 @@ class BPETokenizer(Tokenizer):
     """
 
     exact_pieces = True
+    vocabulary: BPEVocabulary
+    _format: ClassVar[ModuleType] = hf_format
 
     def __init__(self, vocabulary: BPEVocabulary | None = None) -> None:
         self._set_vocabulary(vocabulary or BPEVocabulary.build(split_pattern("gpt4"), [], [END_OF_TEXT]))
@@ -58,7 +58,7 @@ class BPETokenizer(Tokenizer):
 
     # ---- training ----
 
-    def train_from_iterator(
+    def train_from_iterator(  # type: ignore[override]  # the options by name
         self,
         texts: Iterable[str],
         vocab_size: int = 32000,
@@ -115,55 +115,6 @@ class BPETokenizer(Tokenizer):
         self._set_vocabulary(BPEVocabulary.build(expression, merges, special_tokens))
         return self
 
-    def train_from_files(
-        self,
-        paths: str | Path | Iterable[str | Path],
-        vocab_size: int = 32000,
-        *,
-        errors: Literal["error", "replace"] = "error",
-        **options: Any,
-    ) -> Self:
-        """Learn a vocabulary from UTF-8 text files.
-
-        Args:
-            paths: one file or several.
-            vocab_size: as in :meth:`train_from_iterator`, like ``options``.
-            errors: what to do about bytes that are not UTF-8: refuse the file, or ``"replace"`` them with U+FFFD.
-
-        Raises:
-            DataError: a file is missing or not UTF-8, and as in :meth:`train_from_iterator`.
-        """
-        return self.train_from_iterator(read_text_blocks(paths, errors=errors), vocab_size, **options)
-
-    def train_from_dataset(
-        self,
-        dataset_name: str,
-        dataset_config: str | None = None,
-        vocab_size: int = 32000,
-        *,
-        split: str = "train",
-        text_column: str = "text",
-        max_documents: int | None = None,
-        **options: Any,
-    ) -> Self:
-        """Learn a vocabulary from a data set: a local folder or registered name first, then the hub.
-
-        Args:
-            dataset_name: for example ``"wikitext"``, or a folder.
-            dataset_config: the configuration (subset), for example ``"wikitext-2-raw-v1"``.
-            vocab_size: as in :meth:`train_from_iterator`, like ``options``.
-            split: which part to read.
-            text_column: the column that holds the text.
-            max_documents: read no more documents than this.
-
-        Raises:
-            DataError: nothing is known under that name, and as in :meth:`train_from_iterator`.
-        """
-        texts = dataset_texts(
-            dataset_name, dataset_config, split=split, text_column=text_column, max_documents=max_documents
-        )
-        return self.train_from_iterator(texts, vocab_size, **options)
-
     # ---- using ----
 
     @property
@@ -195,20 +146,14 @@ class BPETokenizer(Tokenizer):
         try:
             return self._encoder.decode_bytes(wanted).decode("utf-8", errors="replace")
         except (KeyError, OverflowError):
-            bad = next(token_id for token_id in wanted if not 0 <= token_id < self.vocab_size)
-            raise self._unknown_id(bad) from None
+            for token_id in wanted:
+                self._check_id(token_id)
+            raise
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of a token; ``b""`` for a special token."""
-        if not 0 <= token_id < self.vocab_size:
-            raise self._unknown_id(token_id)
+        self._check_id(token_id)
         return self.vocabulary.tokens[token_id]
-
-    def _unknown_id(self, token_id: int) -> DataError:
-        return DataError(
-            f"{token_id} is not a token id: this tokenizer has ids 0 to {self.vocab_size - 1}",
-            hint="is this the tokenizer that the model was trained with?",
-        )
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -217,26 +162,3 @@ class BPETokenizer(Tokenizer):
     def fingerprint(self) -> str:
         """16 hexadecimal digits over cut, merges, ids and special tokens."""
         return self._fingerprint
-
-    # ---- files ----
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json``: the folder loads in ``transformers.AutoTokenizer``.
-
-        With the ``gpt2`` cut, ``vocab.json`` and ``merges.txt`` are written too, for ``GPT2Tokenizer``.
-        """
-        hf_format.write_folder(self.vocabulary, folder)
-        write_chat_template(folder, self.chat_template)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Load a folder with ``tokenizer.json``, or with GPT-2's ``vocab.json`` and ``merges.txt``.
-
-        Raises:
-            CorruptionError: a file is damaged; the message names it.
-            ForeignTokenizerError: it is a tokenizer of another kind, which ``HFTokenizerWrapper`` can load.
-            DataError: there is no tokenizer in the folder.
-        """
-        tokenizer = cls(hf_format.read_folder(folder))
-        tokenizer.chat_template = read_chat_template(folder)
-        return tokenizer

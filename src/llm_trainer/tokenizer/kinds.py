@@ -9,10 +9,9 @@ from typing import Any
 from llm_trainer.common.errors import UserError
 from llm_trainer.config.tokenizer import TokenizerConfig
 from llm_trainer.tokenizer.bpe import BPETokenizer
+from llm_trainer.tokenizer.trainable import TrainableTokenizer
 from llm_trainer.tokenizer.unigram import UnigramTokenizer
 from llm_trainer.tokenizer.wordpiece import WordPieceTokenizer
-
-TrainableTokenizer = BPETokenizer | WordPieceTokenizer | UnigramTokenizer
 
 KINDS: Mapping[str, type[TrainableTokenizer]] = {
     "bpe": BPETokenizer,

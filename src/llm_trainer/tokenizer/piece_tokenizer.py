@@ -1,66 +1,23 @@
-"""What WordPiece and Unigram share: training from files and data sets, encoding by chunks, checks of ids."""
+"""What WordPiece and Unigram share: encoding by chunks."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_trainer.common.errors import DataError
-from llm_trainer.tokenizer.base import Tokenizer, _special_splitter, as_id_list
+from llm_trainer.tokenizer.base import _special_splitter, as_id_list
 from llm_trainer.tokenizer.chunk_cache import CachedEncoder, CacheInfo
-from llm_trainer.tokenizer.dataset_hook import dataset_texts
 from llm_trainer.tokenizer.pretokenize import replace_surrogates
-from llm_trainer.tokenizer.text_files import read_text_blocks
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from llm_trainer.tokenizer.trainable import TrainableTokenizer
 
 
-class PieceTokenizer(Tokenizer):
+class PieceTokenizer(TrainableTokenizer):
     """A tokenizer that cuts text into chunks and spells each chunk with pieces of its vocabulary."""
 
     unk_token: str
     _special_ids: frozenset[int]
-
-    # ---- training ----
-
-    @abc.abstractmethod
-    def train_from_iterator(self, texts: Iterable[str], vocab_size: int = 32000, **options: Any) -> Self:
-        """Learn a vocabulary from texts."""
-
-    def train_from_files(
-        self, paths: str | Path | Iterable[str | Path], vocab_size: int = 32000, **options: Any
-    ) -> Self:
-        """Learn a vocabulary from UTF-8 text files; ``options`` as in :meth:`train_from_iterator`.
-
-        Raises:
-            DataError: a file is missing or not UTF-8, and as in :meth:`train_from_iterator`.
-        """
-        return self.train_from_iterator(read_text_blocks(paths), vocab_size, **options)
-
-    def train_from_dataset(
-        self,
-        dataset_name: str,
-        dataset_config: str | None = None,
-        vocab_size: int = 32000,
-        *,
-        split: str = "train",
-        text_column: str = "text",
-        max_documents: int | None = None,
-        **options: Any,
-    ) -> Self:
-        """Learn a vocabulary from a data set; arguments as in :meth:`BPETokenizer.train_from_dataset`.
-
-        Raises:
-            DataError: nothing is known under that name, and as in :meth:`train_from_iterator`.
-        """
-        texts = dataset_texts(
-            dataset_name, dataset_config, split=split, text_column=text_column, max_documents=max_documents
-        )
-        return self.train_from_iterator(texts, vocab_size, **options)
 
     # ---- encoding ----
 
@@ -118,13 +75,6 @@ class PieceTokenizer(Tokenizer):
         for token_id in wanted:
             self._check_id(token_id)
         return [i for i in wanted if i not in self._special_ids] if skip_special_tokens else wanted
-
-    def _check_id(self, token_id: int) -> None:
-        if not 0 <= token_id < self.vocab_size:
-            raise DataError(
-                f"{token_id} is not a token id: this tokenizer has ids 0 to {self.vocab_size - 1}",
-                hint="is this the tokenizer that the model was trained with?",
-            )
 
 
 def too_few_pieces(possible: int, vocab_size: int, why: str) -> DataError:

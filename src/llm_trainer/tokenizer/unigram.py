@@ -11,12 +11,11 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_trainer.common.errors import DataError, UserError
 from llm_trainer.tokenizer import unigram_format, unigram_plain
-from llm_trainer.tokenizer.chat_format import read_chat_template, write_chat_template
 from llm_trainer.tokenizer.chunk_cache import CachedEncoder, compiled_chunk_encoder
 from llm_trainer.tokenizer.counting import count_pretokens
 from llm_trainer.tokenizer.json_folder import definition
@@ -52,6 +51,9 @@ class UnigramTokenizer(PieceTokenizer):
         >>> tokenizer.decode(tokenizer.encode("lower 🙂"))
         'lower 🙂'
     """
+
+    vocabulary: UnigramVocabulary
+    _format: ClassVar[ModuleType] = unigram_format
 
     def __init__(self, vocabulary: UnigramVocabulary | None = None) -> None:
         self._set_vocabulary(vocabulary or UnigramVocabulary.build([(SPACE, 0.0)], (), split_pattern("gpt4")))
@@ -214,26 +216,6 @@ class UnigramTokenizer(PieceTokenizer):
     def fingerprint(self) -> str:
         """16 hexadecimal digits over cut, pieces, log-probabilities and special tokens."""
         return self.vocabulary.fingerprint()
-
-    # ---- files ----
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json``, which ``transformers.AutoTokenizer`` loads."""
-        unigram_format.write_folder(self.vocabulary, folder)
-        write_chat_template(folder, self.chat_template)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Load a folder with ``tokenizer.json``.
-
-        Raises:
-            CorruptionError: a file is damaged; the message names it.
-            ForeignTokenizerError: it is a tokenizer of another kind, which ``HFTokenizerWrapper`` can load.
-            DataError: there is no tokenizer in the folder.
-        """
-        tokenizer = cls(unigram_format.read_folder(folder))
-        tokenizer.chat_template = read_chat_template(folder)
-        return tokenizer
 
 
 class _WithoutFirstSpace:

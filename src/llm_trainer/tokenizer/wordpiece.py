@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_trainer.common.errors import DataError, UserError
 from llm_trainer.tokenizer import wordpiece_format, wordpiece_plain
 from llm_trainer.tokenizer.bert_text import CHUNKS, BertText
-from llm_trainer.tokenizer.chat_format import read_chat_template, write_chat_template
 from llm_trainer.tokenizer.chunk_cache import CachedEncoder, compiled_chunk_encoder
 from llm_trainer.tokenizer.counting import count_pretokens
 from llm_trainer.tokenizer.json_folder import definition
@@ -59,6 +58,9 @@ class WordPieceTokenizer(PieceTokenizer):
         >>> tokenizer.decode(tokenizer.encode("LOWEST   low!"))
         'lowest low!'
     """
+
+    vocabulary: WordPieceVocabulary
+    _format: ClassVar[ModuleType] = wordpiece_format
 
     def __init__(self, vocabulary: WordPieceVocabulary | None = None) -> None:
         self._set_vocabulary(vocabulary or WordPieceVocabulary.build([], BERT_SPECIAL_TOKENS, BertText()))
@@ -212,26 +214,6 @@ class WordPieceTokenizer(PieceTokenizer):
     def fingerprint(self) -> str:
         """16 hexadecimal digits over rules, tokens and special tokens."""
         return self.vocabulary.fingerprint()
-
-    # ---- files ----
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json``, ``tokenizer_config.json`` and BERT's ``vocab.txt``."""
-        wordpiece_format.write_folder(self.vocabulary, folder)
-        write_chat_template(folder, self.chat_template)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Load a folder with ``tokenizer.json``, or with BERT's ``vocab.txt``.
-
-        Raises:
-            CorruptionError: a file is damaged; the message names it.
-            ForeignTokenizerError: it is a tokenizer of another kind, which ``HFTokenizerWrapper`` can load.
-            DataError: there is no tokenizer in the folder.
-        """
-        tokenizer = cls(wordpiece_format.read_folder(folder))
-        tokenizer.chat_template = read_chat_template(folder)
-        return tokenizer
 
 
 class _WordStream:
