@@ -93,6 +93,21 @@ def build_peer(engine: str, ours: TransformerLM, checkout: Path | None = None) -
     return Transformers(_transformers(ours))
 
 
+_NANOGPT_NAMES = {
+    "n_layer": "n_layers", "n_head": "n_heads", "n_embd": "d_model", "block_size": "max_seq_len",
+    "vocab_size": "vocab_size", "bias": "bias",
+}  # fmt: skip
+_LLAMA2C_NAMES = {
+    "dim": "d_model", "n_layers": "n_layers", "n_heads": "n_heads", "n_kv_heads": "kv_heads",
+    "vocab_size": "vocab_size", "hidden_dim": "ffn_dim", "norm_eps": "norm_eps", "max_seq_len": "max_seq_len",
+}  # fmt: skip
+
+
+def _renamed(config: ModelConfig, names: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of a model under the names of another project; ``names`` maps its names to ours."""
+    return {theirs: getattr(config, ours) for theirs, ours in names.items()}
+
+
 def load_module(name: str, file: Path) -> Any:
     """A Python file outside any package, as a module."""
     spec = importlib.util.spec_from_file_location(name, file)
@@ -108,19 +123,9 @@ def load_module(name: str, file: Path) -> Any:
 
 def _nanogpt(ours: TransformerLM, checkout: Path) -> nn.Module:
     module = load_module("nanogpt_model", checkout / "model.py")
-    config = ours.config
-    theirs: nn.Module = module.GPT(
-        module.GPTConfig(
-            n_layer=config.n_layers,
-            n_head=config.n_heads,
-            n_embd=config.d_model,
-            block_size=config.max_seq_len,
-            vocab_size=config.vocab_size,
-            dropout=0.0,
-            bias=config.bias,
-        )
-    )
-    theirs.load_state_dict(nanogpt_weights(ours.state_dict(), config))
+    sizes = _renamed(ours.config, _NANOGPT_NAMES)
+    theirs: nn.Module = module.GPT(module.GPTConfig(dropout=0.0, **sizes))
+    theirs.load_state_dict(nanogpt_weights(ours.state_dict(), ours.config))
     return theirs
 
 
@@ -154,20 +159,8 @@ def nanogpt_weights(ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str
 
 def _llama2c(ours: TransformerLM, checkout: Path) -> nn.Module:
     module = load_module("llama2c_model", checkout / "model.py")
-    config = ours.config
-    theirs: nn.Module = module.Transformer(
-        module.ModelArgs(
-            dim=config.d_model,
-            n_layers=config.n_layers,
-            n_heads=config.n_heads,
-            n_kv_heads=config.kv_heads,
-            vocab_size=config.vocab_size,
-            hidden_dim=config.ffn_dim,
-            norm_eps=config.norm_eps,
-            max_seq_len=config.max_seq_len,
-        )
-    )
-    theirs.load_state_dict(llama2c_weights(ours.state_dict(), config))
+    theirs: nn.Module = module.Transformer(module.ModelArgs(**_renamed(ours.config, _LLAMA2C_NAMES)))
+    theirs.load_state_dict(llama2c_weights(ours.state_dict(), ours.config))
     return theirs
 
 

@@ -8,22 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 NANOGPT = """
-from dataclasses import dataclass
+from types import SimpleNamespace as GPTConfig
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-
-@dataclass
-class GPTConfig:
-    block_size: int = 8
-    vocab_size: int = 8
-    n_layer: int = 1
-    n_head: int = 1
-    n_embd: int = 8
-    dropout: float = 0.0
-    bias: bool = True
 
 
 class Layer(nn.Module):
@@ -66,23 +55,11 @@ class GPT(nn.Module):
 """
 
 LLAMA2C = '''
-from dataclasses import dataclass
+from types import SimpleNamespace as ModelArgs
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-
-@dataclass
-class ModelArgs:
-    dim: int = 8
-    n_layers: int = 1
-    n_heads: int = 1
-    n_kv_heads: int = 1
-    vocab_size: int = 8
-    hidden_dim: int = 8
-    norm_eps: float = 1e-5
-    max_seq_len: int = 8
 
 
 def turn(x):

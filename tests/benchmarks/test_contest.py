@@ -74,7 +74,6 @@ def test_everyone_makes_the_same_steps(engine: str, tmp_path: Path) -> None:
     ours = run({**spec, "contestant": asdict(Contestant("ours", "ours", training=IN_FP32))})
     theirs = run({**spec, "contestant": asdict(Contestant("theirs", engine))})
     fused = run({**spec, "contestant": asdict(Contestant("fused", engine, fused=True, our_micro_batch=True))})
-    torch.set_flush_denormal(False)
     assert (ours["micro_batch"], theirs["micro_batch"], fused["micro_batch"]) == (4, 2, 4)
     assert len(ours["losses"]) == shape.warmup + shape.steps
     # Two passes of two sequences are one of four.

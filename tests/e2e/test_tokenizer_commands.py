@@ -10,6 +10,7 @@ import pytest
 
 from llm_trainer.tokenizer import UnigramTokenizer, WordPieceTokenizer, load_tokenizer
 from tests.e2e.conftest import TrainedRun, llm_trainer
+from tests.tokenizer.samples import SCRIPTS
 from tests.tokenizer.test_sentencepiece import MODELS
 
 CHAT = [
@@ -74,6 +75,19 @@ def test_compare_measures_several_kinds(tokenizer: Path, corpus: Path) -> None:
     assert Path("plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_compare_reads_folders_and_names_what_is_lossy(tokenizer: Path, corpus: Path) -> None:
+    outcome = llm_trainer("tokenizer", "compare", tokenizer, "--text", corpus)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[1].endswith("exact")
+    Path("words.txt").write_text("\n\n".join(SCRIPTS.values()) * 30, encoding="utf-8")
+    trained = llm_trainer(
+        "tokenizer", "train", "--kind", "wordpiece", "--text", "words.txt", "--vocab_size", 600, "-o", "wp"
+    )
+    assert trained.code == 0, trained.err
+    assert re.match(r"trained 600 tokens in [\d.]+ s on train of ", trained.out)
+    assert llm_trainer("tokenizer", "compare", "wp", "--text", corpus).out.splitlines()[1].endswith("lossy")
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("wordpiece", WordPieceTokenizer), ("unigram", UnigramTokenizer)])
 def test_other_kinds_are_trained_with_their_chat_tokens(
     kind: str, expected: type, corpus: Path, workplace: Path
@@ -118,13 +132,15 @@ def test_convert_keeps_the_ids(tokenizer: Path, workplace: Path) -> None:
         (("inspect", "none.json", "--tokenizer", "tok"), "none.json does not exist"),
         (("inspect", "bad.json", "--tokenizer", "tok"), "bad.json is not a JSON file"),
         (("inspect", "x"), "no trained model"),
-        (("compare", "tok", "--text", "none.txt"), "none.txt does not exist"),
-        (("compare", "tok", "--text", "empty.txt"), "no text to compare on"),
+        (("compare", "tok", "--text", "none.txt"), "no file or folder none.txt"),
+        (("compare", "tok", "--text", "empty.txt"), "empty.txt is empty"),
         (("compare", "tiktoken:nothing"), "no encoding called 'nothing'"),
         (("convert", "tok", "-o", "x", "--format", "gguf"), "no format 'gguf'"),
         (("convert", "tok", "-o", "x.bin", "--format", "llama2c"), "llama2.c cannot encode"),
         (("train", "--kind", "words", "-o", "x"), "expected 'bpe', 'wordpiece' or 'unigram'"),
         (("train", "--chat", "nothing", "-o", "x"), "no chat template 'nothing'"),
+        (("train", "--text", "small.txt", "--vocab_size", "9000", "-o", "x"), "--allow_smaller"),
+        (("train", "--text", "small.txt", "--vocab_size", "260", "-o", "bad.json"), "cannot write bad.json"),
     ],
 )
 def test_wrong_input_gets_one_message(
@@ -132,6 +148,7 @@ def test_wrong_input_gets_one_message(
 ) -> None:
     (workplace / "bad.json").write_text("{")
     (workplace / "empty.txt").write_text(" \n")
+    (workplace / "small.txt").write_text("few words\n" * 100)
     llm_trainer("tokenizer", *arguments).assert_one_message(message)
     assert not (workplace / "x").exists() and not (workplace / "x.bin").exists()
 

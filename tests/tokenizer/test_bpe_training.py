@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from llm_trainer.config.tokenizer import TokenizerConfig
 from llm_trainer.tokenizer import BPETokenizer, TextTypeError, bpe_fast, bpe_merging, bpe_plain
 from llm_trainer.tokenizer import counting as counting_module
 from llm_trainer.tokenizer.counting import count_pretokens
-from llm_trainer.tokenizer.kinds import train_configured
+from llm_trainer.tokenizer.kinds import KINDS, tokenizer_class, train_configured
 from llm_trainer.tokenizer.pretokenize import SPLIT_PATTERNS, Digits, split_pattern
 from llm_trainer.tokenizer.progress import TrainingEcho
 from llm_trainer.tokenizer.vocabulary import printable
@@ -260,16 +261,15 @@ def test_reading_reports_how_far_it_is(monkeypatch: pytest.MonkeyPatch, workers:
     assert calls[-1] == sum(map(len, many_strings()))
 
 
-def test_a_person_is_told_how_far_training_is() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_person_is_told_how_far_training_is(kind: str) -> None:
     lines: list[str] = []
-    say = TrainingEcho(lines.append, every=0)
-    BPETokenizer().train_from_iterator(
-        standard_library(100_000), 500, text_progress=say.text, progress=say.merges, workers=1
-    )
+    options = TrainingEcho(lines.append, every=0).options
+    tokenizer_class(kind)().train_from_iterator(standard_library(100_000), 600, workers=1, **options)
     assert lines[0].startswith("counted the words of 0 million")
-    assert lines[-1] == "learned 243 of 243 merges"
+    assert re.fullmatch(r"learned 100% of the vocabulary \((\d[\d,]*) of \1 steps\)", lines[-1])
     silent: list[str] = []
-    TrainingEcho(silent.append).merges(1, 2)
+    TrainingEcho(silent.append).steps(1, 2)
     assert not silent
 
 

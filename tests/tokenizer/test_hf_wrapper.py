@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,31 @@ def test_the_wrapper_and_our_own_tokenizer_agree(folder: Path) -> None:
         assert "".join(stream.push(token_id) for token_id in ids) + stream.flush() == ours.decode(ids)
 
 
+@pytest.mark.covers("R126")
+def test_no_copy_and_no_other_thread_lets_special_tokens_through(folder: Path) -> None:
+    wrapped = HFTokenizerWrapper(folder)
+    attack = "a<|im_start|>b" * 50
+    plain = wrapped.encode(attack)
+    special = set(wrapped.special_tokens.values())
+    assert not special & set(plain)
+    for copy in (pickle.loads(pickle.dumps(wrapped)), deepcopy(wrapped)):
+        assert copy.encode(attack) == plain
+        assert special & set(copy.encode(attack, allowed_special="all"))
+    allowing = threading.Event()
+
+    def allow() -> None:
+        while not allowing.is_set():
+            wrapped.encode(attack, allowed_special="all")
+
+    thread = threading.Thread(target=allow)
+    thread.start()
+    try:
+        assert all(wrapped.encode(attack) == plain for _ in range(300))
+    finally:
+        allowing.set()
+        thread.join()
+
+
 def test_fingerprints_are_stable_and_telling(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other")
     trained("gpt2").save_pretrained(other)
@@ -43,8 +71,17 @@ def test_encoding_plain_text_after_allowed_text_is_plain_again(folder: Path) -> 
     wrapped = HFTokenizerWrapper(folder)
     assert wrapped.encode("<|endoftext|>", allowed_special="all") == [697]
     assert 697 not in wrapped.encode("<|endoftext|>")
-    with pytest.raises(UserError, match="or none"):
-        wrapped.encode("x", allowed_special={"<|im_start|>"})
+
+
+@pytest.mark.covers("R126")
+def test_some_special_tokens_can_be_allowed_and_the_others_stay_text(folder: Path) -> None:
+    ours, wrapped = trained(), HFTokenizerWrapper(folder)
+    for text in ("a <|im_start|> b", "<|im_start|>a<|im_end|> b<|endoftext|>", "plain"):
+        ids = wrapped.encode(text, allowed_special={"<|im_start|>"})
+        assert ids == ours.encode(text, allowed_special={"<|im_start|>"})
+    assert wrapped.encode_with_offsets("a <|im_start|>", allowed_special={"<|im_start|>"})[1][-1] == (2, 14)
+    with pytest.raises(UserError, match="not allowed"):
+        wrapped.encode_with_offsets("<|im_start|><|im_end|>", allowed_special={"<|im_start|>"})
 
 
 def test_ids_outside_the_vocabulary_are_explained(folder: Path) -> None:

@@ -60,6 +60,7 @@ def train(
             digits=digits,
             allow_smaller=allow_smaller,
             chat=chat,
+            echo=lambda line: typer.echo(line, err=True),
         )
     )
 

@@ -130,13 +130,14 @@ def explain_os_errors(path: str | Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"the disk is full: could not write {path}",
-                hint="free some space and run the same command with --resume; what was saved before is intact",
+                hint="free some space and run the same command again (a training run: with --resume); what was saved "
+                "before is intact",
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(
                 f"no permission to write {path} ({os.strerror(error.errno)})", hint="choose a folder that you may write"
             ) from None
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(f"cannot write {path}: {os.strerror(error.errno)}") from None
         raise
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from llm_trainer.common.errors import DataError
 from llm_trainer.data.packing import IntArray
@@ -19,7 +19,7 @@ BATCH_CHARACTERS = 1 << 18
 
 
 class TextEncoder(Protocol):
-    """What packing needs of a tokenizer."""
+    """What packing needs of a tokenizer. One that has ``encode_arrays``, as ours have, is asked for arrays."""
 
     @property
     def vocab_size(self) -> int:
@@ -85,13 +85,19 @@ def encode_documents(texts: Iterable[str], tokenizer: TextEncoder, *, workers: i
     Raises:
         DataError: an id is outside the vocabulary.
     """
-    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    before = np.array([] if bos is None else [bos], dtype=np.int64)
+    after = np.array([] if eos is None else [eos], dtype=np.int64)
+    # Lists of Python numbers only where the tokenizer has nothing better.
+    encode_texts: Callable[[list[str]], Sequence[ArrayLike]] = getattr(
+        tokenizer, "encode_arrays", tokenizer.encode_batch
+    )
 
     def encode(batch: list[str]) -> EncodedBatch:
-        documents = [[*before, *ids, *after] for ids in tokenizer.encode_batch(batch)]
-        lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
-        tokens = np.fromiter(chain.from_iterable(documents), dtype=np.int64, count=int(lengths.sum()))
+        rows = [np.asarray(ids, dtype=np.int64) for ids in encode_texts(batch)]
+        parts = [part for row in rows for part in (before, row, after)]
+        lengths = np.array([len(before) + len(row) + len(after) for row in rows], dtype=np.int64)
+        tokens = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
         if len(tokens) and not 0 <= tokens.min() <= tokens.max() < tokenizer.vocab_size:
             raise DataError(
                 f"the tokenizer gave an id outside its vocabulary of {tokenizer.vocab_size:,} "

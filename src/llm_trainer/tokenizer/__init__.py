@@ -8,7 +8,7 @@ from llm_trainer.tokenizer.bpe import BPETokenizer
 from llm_trainer.tokenizer.chat import ChatTemplate, RenderedChat
 from llm_trainer.tokenizer.dataset_hook import set_dataset_resolver
 from llm_trainer.tokenizer.hf import HFTokenizerWrapper
-from llm_trainer.tokenizer.hf_format import ForeignTokenizerError
+from llm_trainer.tokenizer.json_folder import ForeignTokenizerError
 from llm_trainer.tokenizer.loading import load_tokenizer
 from llm_trainer.tokenizer.sentencepiece import SentencePieceTokenizer
 from llm_trainer.tokenizer.streaming import StreamDecoder

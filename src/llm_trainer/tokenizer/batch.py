@@ -34,14 +34,17 @@ def as_tensor(rows: Sequence[Sequence[int]], kind: TensorKind) -> Any:
     if kind not in ("pt", "np"):
         raise UserError(f"return_tensors is {kind!r}", hint='use "pt" for PyTorch, "np" for NumPy, or leave it out')
     if len({len(row) for row in rows}) > 1:
-        raise UserError("texts of different lengths do not make one tensor", hint="pass padding=True")
+        raise UserError(
+            "texts of different lengths do not make one tensor",
+            hint='pass padding=True; with padding="max_length", truncation=True as well',
+        )
     if kind == "pt":
         import torch
 
-        return torch.tensor([list(row) for row in rows], dtype=torch.long)  # (batch, seq)
+        return torch.tensor([list(row) for row in rows] or [[]], dtype=torch.long)[: len(rows)]  # (batch, seq)
     import numpy as np
 
-    return np.array([list(row) for row in rows], dtype=np.int64)  # (batch, seq)
+    return np.array([list(row) for row in rows] or [[]], dtype=np.int64)[: len(rows)]  # (batch, seq)
 
 
 def pad_rows(

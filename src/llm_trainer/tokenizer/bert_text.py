@@ -70,7 +70,7 @@ class BertText:
 
     def words_with_places(self, text: str) -> list[tuple[str, list[int]]]:
         """Words as :meth:`words` gives them, and for each of their characters the place in ``text`` it comes from."""
-        words: list[tuple[str, list[int]]] = []
+        words: list[tuple[list[str], list[int]]] = []
         within = False
         for place, char in enumerate(text):
             # Accents that are taken off have no place, so it does not matter in which order they would stand.
@@ -81,11 +81,11 @@ class BertText:
                     within = False
                     continue
                 if not within:
-                    words.append(("", []))
+                    words.append(([], []))
                     within = True
-                word, places = words[-1]
-                words[-1] = (word + part, [*places, place])
-        return words
+                words[-1][0].append(part)
+                words[-1][1].append(place)
+        return [("".join(parts), places) for parts, places in words]
 
     def stands_alone(self, char: str) -> bool:
         """Whether a character is always a word of its own."""

@@ -12,14 +12,17 @@ from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from llm_trainer.common.errors import DataError
-from llm_trainer.tokenizer import hf_format
+from llm_trainer.tokenizer import bpe_format
 from llm_trainer.tokenizer.base import as_id_list
 from llm_trainer.tokenizer.bpe_fast import FastEncoder, Progress, train_merges
 from llm_trainer.tokenizer.counting import TextProgress, count_pretokens
 from llm_trainer.tokenizer.pretokenize import Digits, split_pattern
-from llm_trainer.tokenizer.trainable import TrainableTokenizer
-from llm_trainer.tokenizer.vocabulary import END_OF_TEXT, BPEVocabulary, check_special_tokens
+from llm_trainer.tokenizer.trainable import SMALLER_HINT, TrainableTokenizer
+from llm_trainer.tokenizer.vocabulary import END_OF_TEXT, BPEVocabulary, check_special_tokens, check_vocab_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,7 +43,7 @@ class BPETokenizer(TrainableTokenizer):
 
     exact_pieces = True
     vocabulary: BPEVocabulary
-    _format: ClassVar[ModuleType] = hf_format
+    _format: ClassVar[ModuleType] = bpe_format
 
     def __init__(self, vocabulary: BPEVocabulary | None = None) -> None:
         self._set_vocabulary(vocabulary or BPEVocabulary.build(split_pattern("gpt4"), [], [END_OF_TEXT]))
@@ -93,6 +96,7 @@ class BPETokenizer(TrainableTokenizer):
         """
         expression = split_pattern(pattern, digits)
         check_special_tokens(special_tokens)
+        check_vocab_size(vocab_size)
         least = 256 + len(special_tokens)
         if vocab_size < least:
             raise DataError(
@@ -110,7 +114,7 @@ class BPETokenizer(TrainableTokenizer):
             raise DataError(
                 f"the text allows a vocabulary of {possible:,} tokens ({len(merges):,} merges), not {vocab_size:,}: no "
                 f"other pair of tokens occurs {min_frequency} times",
-                hint=f"pass vocab_size={possible}, allow_smaller=True, or more text",
+                hint=SMALLER_HINT.format(possible),
             )
         self._set_vocabulary(BPEVocabulary.build(expression, merges, special_tokens))
         return self
@@ -122,17 +126,20 @@ class BPETokenizer(TrainableTokenizer):
         """Number of ids: 256 bytes + merges + special tokens."""
         return len(self.vocabulary.tokens)
 
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Text of each special token -> its id."""
-        return self.vocabulary.special_tokens
-
     @cached_property
     def _encoder(self) -> FastEncoder:
         return FastEncoder(self.vocabulary)
 
     def _encode_plain(self, text: str) -> list[int]:
         return self._encoder.encode(text)
+
+    def encode_arrays(self, texts: Iterable[str]) -> list[npt.NDArray[np.integer[Any]]]:
+        """The ids of each text as an array (n,) that owns no copy: a quarter faster than lists."""
+        rows = []
+        for text in texts:
+            self._check_text(text)
+            rows.append(self._encoder.encode_array(text))
+        return rows
 
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
         """The text of ids; bytes that do not form a character (a sequence cut inside one) become U+FFFD.

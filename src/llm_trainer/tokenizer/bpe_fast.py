@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from llm_trainer.common.errors import DataError
 from llm_trainer.tokenizer.bpe_merging import MAX_TOKENS, MergeLoop
 from llm_trainer.tokenizer.pretokenize import group_plain_alternatives, pretokens, replace_surrogates
@@ -59,6 +62,9 @@ class FastEncoder:
             mergeable_ranks=vocabulary.ids,
             special_tokens=vocabulary.special_tokens,
         )
+        # tiktoken 0.8 and later. It looks for special tokens to skip them; without any, each place would be one.
+        has_buffer = hasattr(self._encoding._core_bpe, "encode_to_tiktoken_buffer")
+        self._gives_arrays = has_buffer and bool(vocabulary.special_tokens)
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``, nothing in it being special."""
@@ -66,6 +72,16 @@ class FastEncoder:
             return self._encode_piecewise(text)
         ids: list[int] = self._encoding.encode_ordinary(text)
         return ids
+
+    def encode_array(self, text: str) -> npt.NDArray[np.integer[Any]]:
+        """:meth:`encode` as an array (n,), without a Python number for each id."""
+        if not self._gives_arrays or len(text) > _BLANK_BLOCK:
+            return np.array(self.encode(text), dtype=np.uint32)
+        try:
+            buffer = self._encoding._core_bpe.encode_to_tiktoken_buffer(text, frozenset())
+        except UnicodeEncodeError:  # a lone surrogate
+            return np.array(self.encode(text), dtype=np.uint32)
+        return np.frombuffer(buffer, dtype=np.uint32)
 
     def _encode_piecewise(self, text: str) -> list[int]:
         """The same ids, with the cut made by the ``regex`` package, which has no limit on runs of white space."""

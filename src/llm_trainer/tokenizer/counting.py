@@ -62,6 +62,10 @@ def count_pretokens(
         DataError: there is no text, or a worker died.
         TextTypeError: one of the texts is not a string.
     """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise TextTypeError(
+            f"the training texts are {type(texts).__name__}, not a list of texts", hint="pass a list: [text]"
+        )
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}", hint="use 1 or more, or leave it out")
     batches = _batches(texts)

@@ -7,6 +7,7 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from llm_trainer.common.hashing import fingerprint
 from llm_trainer.common.optional import require
 from llm_trainer.tokenizer.base import Tokenizer, as_id_list
 from llm_trainer.tokenizer.chat_format import named_template, write_chat_template
-from llm_trainer.tokenizer.hf_format import CONFIG_FILE, TOKENIZER_FILE
+from llm_trainer.tokenizer.json_folder import CONFIG_FILE, TOKENIZER_FILE
 from llm_trainer.tokenizer.pretokenize import replace_surrogates
 from llm_trainer.tokenizer.streaming import StreamDecoder, WindowStreamDecoder
 from llm_trainer.tokenizer.vocabulary import unprintable
@@ -49,6 +50,7 @@ class HFTokenizerWrapper(Tokenizer):
         self._backend: Any = self._tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._backend.encode_special_tokens = True
         self.bos_token = self._tokenizer.bos_token
         self.eos_token = self._tokenizer.eos_token
         self.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
@@ -73,31 +75,44 @@ class HFTokenizerWrapper(Tokenizer):
         return self._special
 
     def _encode_plain(self, text: str) -> list[int]:
-        return self._run_backend(text, specials_are_text=True)
-
-    def _encode_allowing(self, text: str, allowed: frozenset[str]) -> list[int]:
-        self._all_or_none(allowed)
-        return self._run_backend(text, specials_are_text=False)
-
-    def _all_or_none(self, allowed: frozenset[str]) -> None:
-        if allowed != self._special.keys():
-            raise UserError(
-                "a Hugging Face tokenizer recognises all of its special tokens in a text, or none",
-                hint='pass allowed_special="all"',
-            )
-
-    def _run_backend(self, text: str, *, specials_are_text: bool) -> list[int]:
-        ids: list[int] = self._encoding(text, specials_are_text=specials_are_text).ids
+        ids: list[int] = self._encoding(self._backend, text).ids
         return ids
 
-    def _encoding(self, text: str, *, specials_are_text: bool) -> Any:
-        self._backend.encode_special_tokens = specials_are_text
-        return self._backend.encode(replace_surrogates(text), add_special_tokens=False)
+    def _encode_allowing(self, text: str, allowed: frozenset[str]) -> list[int]:
+        ids: list[int] = self._encoding(self._finding_specials, text).ids
+        return super()._encode_allowing(text, allowed) if self._spells_others(text, ids, allowed) else ids
+
+    def _spells_others(self, text: str, ids: list[int], allowed: frozenset[str]) -> bool:
+        """Whether special tokens that are not allowed were found in a text: `tokenizers` finds all of them or none."""
+        others = self._special.keys() - allowed
+        unknown = self._tokenizer.unk_token  # stands for what cannot be spelled, too
+        found = {self._special[token] for token in others if token != unknown}.intersection(ids)
+        return bool(found) or any(token in text for token in others)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_finding_specials"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._backend.encode_special_tokens = True  # what tokenizers forgets in a copy
+
+    @cached_property
+    def _finding_specials(self) -> Any:
+        """A copy that finds special tokens in text: switching one back and forth would let them through in threads."""
+        backend = type(self._backend).from_str(self._backend.to_str())
+        backend.encode_special_tokens = False
+        return backend
+
+    def _encoding(self, backend: Any, text: str) -> Any:
+        return backend.encode(replace_surrogates(text), add_special_tokens=False)
 
     def _encode_with_offsets(self, text: str, allowed: frozenset[str]) -> tuple[list[int], list[tuple[int, int]]]:
-        if allowed:
-            self._all_or_none(allowed)
-        encoding = self._encoding(text, specials_are_text=not allowed)
+        encoding = self._encoding(self._finding_specials if allowed else self._backend, text)
+        if allowed and self._spells_others(text, encoding.ids, allowed):
+            raise UserError(
+                "where the tokens of this text come from is not known: it spells special tokens that are not allowed",
+                hint='pass allowed_special="all", or leave it out',
+            )
         return encoding.ids, encoding.offsets
 
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:

@@ -1,4 +1,9 @@
-"""Parts of a folder with ``tokenizer.json`` that do not depend on the algorithm, written and read."""
+"""Parts of a folder with ``tokenizer.json`` that do not depend on the algorithm, written and read.
+
+``tokenizer.json`` (format of the ``tokenizers`` library) holds everything: cut, vocabulary, ids, special tokens; no
+Hugging Face package is needed to write or read it. ``tokenizer_config.json`` tells transformers the roles of the
+special tokens and, with ``split_special_tokens``, that text which spells one is plain text, as it is here.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,16 @@ from typing import Any, NoReturn
 
 from llm_trainer.common.errors import CorruptionError, DataError, UserError
 from llm_trainer.common.files import read_json, write_json
-from llm_trainer.tokenizer.hf_format import CONFIG_FILE, TOKENIZER_FILE, ForeignTokenizerError
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
 
 _USE_WRAPPER = "load it with HFTokenizerWrapper, which takes any Hugging Face tokenizer"
 _DAMAGED = "the file is damaged or was edited; copy it again, or train the tokenizer again"
+
+
+class ForeignTokenizerError(DataError):
+    """A sound tokenizer of another kind than those that are computed here."""
 
 
 # ---- writing ----
@@ -85,10 +96,7 @@ def read_definition(folder: Path, model_type: str) -> tuple[dict[str, Any], dict
     kind = model.get("type", "BPE")
     if kind != model_type:
         foreign(path, f"its model is {kind}, not {model_type}")
-    post_processor = part(path, content, "post_processor")
-    # transformers 5 saves a template that names no special token where there was nothing before.
-    empty = post_processor.get("type") == "TemplateProcessing" and not post_processor.get("special_tokens")
-    if post_processor and not empty:
+    if _adds_tokens(part(path, content, "post_processor")):
         foreign(path, "it adds tokens after encoding (post_processor)")
     special: dict[str, int] = {}
     added = content.get("added_tokens") or []
@@ -101,6 +109,13 @@ def read_definition(folder: Path, model_type: str) -> tuple[dict[str, Any], dict
             foreign(path, f"its added token {entry['content']!r} is not a plain special token")
         special[entry["content"]] = entry["id"]
     return content, special
+
+
+def _adds_tokens(post_processor: Mapping[str, Any]) -> bool:
+    kind = post_processor.get("type")
+    # transformers 5 saves a template that names no special token where there was nothing before.
+    harmless = kind == "ByteLevel" or (kind == "TemplateProcessing" and not post_processor.get("special_tokens"))
+    return bool(post_processor) and not harmless
 
 
 def part(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -133,8 +148,10 @@ def load_object(path: Path) -> dict[str, Any]:
         content = read_json(path)
     except UserError as error:
         raise CorruptionError(error.message, hint=_DAMAGED) from None
+    except RecursionError:
+        damaged(path, "its parts are nested too deeply")
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}", hint="check the path") from None
     if not isinstance(content, dict):
         damaged(path, "it is not an object")
     return content

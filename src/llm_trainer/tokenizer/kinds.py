@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from llm_trainer.common.errors import UserError
 from llm_trainer.config.tokenizer import TokenizerConfig
 from llm_trainer.tokenizer.bpe import BPETokenizer
+from llm_trainer.tokenizer.progress import TrainingEcho
 from llm_trainer.tokenizer.trainable import TrainableTokenizer
 from llm_trainer.tokenizer.unigram import UnigramTokenizer
+from llm_trainer.tokenizer.vocabulary import END_OF_TEXT
 from llm_trainer.tokenizer.wordpiece import WordPieceTokenizer
 
 KINDS: Mapping[str, type[TrainableTokenizer]] = {
@@ -60,7 +62,12 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int = 32000, **
 
 
 def train_configured(
-    settings: TokenizerConfig, texts: Iterable[str], *, allow_smaller: bool = False
+    settings: TokenizerConfig,
+    texts: Iterable[str],
+    *,
+    allow_smaller: bool = False,
+    echo: Callable[[str], None] | None = None,
+    special_tokens: Sequence[str] = (),
 ) -> TrainableTokenizer:
     """Train the tokenizer that the ``tokenizer`` section of a run describes.
 
@@ -68,6 +75,8 @@ def train_configured(
         settings: its ``vocab_size`` must be known by now.
         texts: read once, as a stream.
         allow_smaller: accept fewer tokens where the text has no more to give.
+        echo: prints a line now and then, if training takes long.
+        special_tokens: further ones than the kind has by itself; those that it has are not added again.
 
     Raises:
         UserError: there is no size; and as ``train_from_iterator`` does.
@@ -78,4 +87,11 @@ def train_configured(
     for name in ("pattern", "digits", "min_frequency", "lowercase", "byte_fallback"):
         if name in training_options(settings.type):
             options[name] = getattr(settings, name)
+    own = tokenizer_class(settings.type)().special_tokens
+    further = [token for token in special_tokens if token not in own]
+    if further:
+        # A byte-level BPE takes all of its special tokens from the list; the first has all roles.
+        options["special_tokens"] = [END_OF_TEXT, *further] if settings.type == "bpe" else further
+    if echo is not None:
+        options |= TrainingEcho(echo).options
     return train_tokenizer(settings.type, texts, settings.vocab_size, **options)

@@ -10,7 +10,7 @@ from llm_trainer.common.errors import DataError
 from llm_trainer.tokenizer.base import _special_splitter, as_id_list
 from llm_trainer.tokenizer.chunk_cache import CachedEncoder, CacheInfo
 from llm_trainer.tokenizer.pretokenize import replace_surrogates
-from llm_trainer.tokenizer.trainable import TrainableTokenizer
+from llm_trainer.tokenizer.trainable import SMALLER_HINT, TrainableTokenizer
 
 
 class PieceTokenizer(TrainableTokenizer):
@@ -81,5 +81,5 @@ def too_few_pieces(possible: int, vocab_size: int, why: str) -> DataError:
     """The text has fewer pieces to give than were asked for."""
     return DataError(
         f"the text allows a vocabulary of {possible:,} tokens, not {vocab_size:,}: {why}",
-        hint=f"pass vocab_size={possible}, allow_smaller=True, or more text",
+        hint=SMALLER_HINT.format(possible),
     )

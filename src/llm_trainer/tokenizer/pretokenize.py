@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import regex
 
-from llm_trainer.common.errors import UserError
+from llm_trainer.common.errors import CorruptionError, DataError, UserError
 
 Digits = Literal[1, 2, 3, "none"]
 """At most so many digits in one token; ``"none"``: no limit."""
@@ -32,6 +32,13 @@ _TEMPLATES: dict[str, str] = {
     # The cut of GPT-4 and of Llama 3.
     "gpt4": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|{number}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
+# Every ASCII character beside a letter, a digit, a space and a line end; letters, marks and digits of other scripts.
+_PROBE = "".join(f"{chr(code)}a{chr(code)}1{chr(code)} {chr(code)}\n{chr(code) * 2}" for code in range(128)) + (
+    "aé ñ日本語 ١٢٣ हिन्दी \u00a0\u3000🙂\u0301 x\ufffd\r\n  \t"
+)
+_PROBE_SECONDS = 5.0
+_PATTERN_HINT = "an expression must match every part of a text, as those in pretokenize.SPLIT_PATTERNS do"
+
 _NUMBERS: dict[Any, str] = {1: r"\p{N}", 2: r"\p{N}{1,2}", 3: r"\p{N}{1,3}", "none": r"\p{N}+"}
 
 _NAMES: dict[str, tuple[str, Digits]] = {
@@ -73,6 +80,29 @@ def split_pattern(name: str, digits: Digits | None = None) -> str:
 def compile_pattern(pattern: str) -> Any:
     """The compiled expression; compiling takes milliseconds, so it is done once for each pattern."""
     return regex.compile(pattern)
+
+
+def check_pattern(expression: str) -> None:
+    """Refuse an expression that our engines cannot run, or that leaves text between its matches: it would be lost.
+
+    Raises:
+        CorruptionError: it cannot be run, or takes too long.
+        DataError: it leaves text out.
+    """
+    if expression in SPLIT_PATTERNS.values():
+        return
+    import tiktoken
+
+    single_bytes = {bytes([byte]): byte for byte in range(256)}
+    try:
+        tiktoken.Encoding("probe", pat_str=expression, mergeable_ranks=single_bytes, special_tokens={})
+        found = [match.group() for match in compile_pattern(expression).finditer(_PROBE, timeout=_PROBE_SECONDS)]
+    except (ValueError, regex.error):
+        raise CorruptionError("an expression that cannot be run", hint=_PATTERN_HINT) from None
+    except TimeoutError:
+        raise CorruptionError("an expression that takes too long", hint=_PATTERN_HINT) from None
+    if "".join(found) != _PROBE or "" in found:
+        raise DataError("an expression that does not cover all text", hint=_PATTERN_HINT)
 
 
 def pretokens(text: str, pattern: str) -> Iterator[str]:

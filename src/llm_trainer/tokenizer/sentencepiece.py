@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from llm_trainer.common.files import write_bytes, write_json
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.tokenizer.base import Tokenizer, as_id_list
 from llm_trainer.tokenizer.chat_format import read_chat_template, write_chat_template
-from llm_trainer.tokenizer.hf_format import CONFIG_FILE, TOKENIZER_FILE
+from llm_trainer.tokenizer.json_folder import CONFIG_FILE, TOKENIZER_FILE
 from llm_trainer.tokenizer.pretokenize import replace_surrogates
 from llm_trainer.tokenizer.sentencepiece_export import obstacle, tokenizer_config, tokenizer_json
 from llm_trainer.tokenizer.sentencepiece_model import (
@@ -39,7 +39,7 @@ from llm_trainer.tokenizer.sentencepiece_model import (
     read_model,
 )
 from llm_trainer.tokenizer.sentencepiece_normalizer import Normalizer
-from llm_trainer.tokenizer.streaming import StreamDecoder, WindowStreamDecoder
+from llm_trainer.tokenizer.streaming import ByteStreamDecoder, StreamDecoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -162,22 +162,28 @@ class SentencePieceTokenizer(Tokenizer):
         Raises:
             DataError: an id is not in the vocabulary.
         """
-        data = bytearray()
+        running = self._running_text(skip_special_tokens)
+        return b"".join(map(running, as_id_list(ids))).decode("utf-8", errors="replace")
+
+    def stream_decoder(self, *, skip_special_tokens: bool = False) -> StreamDecoder:
+        """Decode while tokens arrive; what it returns, joined, equals :meth:`decode` of all of them."""
+        return ByteStreamDecoder(lambda: self._running_text(skip_special_tokens))
+
+    def _running_text(self, skip_special_tokens: bool) -> Callable[[int], bytes]:
+        """The bytes that each next token adds to one text: at its start there is no space."""
         at_start = self.model.add_dummy_prefix and not self.model.treat_whitespace_as_suffix
-        for token_id in as_id_list(ids):
+
+        def add(token_id: int) -> bytes:
+            nonlocal at_start
             piece = self.token_bytes(token_id)
             if token_id in self._special_ids:
-                data += b"" if skip_special_tokens else self.model.pieces[token_id].text.encode("utf-8")
-                continue
+                return b"" if skip_special_tokens else self.model.pieces[token_id].text.encode("utf-8")
             if at_start:
                 piece = piece.removeprefix(b" ")
                 at_start = self.model.remove_extra_whitespaces and not piece
-            data += piece
-        return data.decode("utf-8", errors="replace")
+            return piece
 
-    def stream_decoder(self, *, skip_special_tokens: bool = False) -> StreamDecoder:
-        """Decode while tokens arrive."""
-        return WindowStreamDecoder(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens))
+        return add
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits over the model file."""

@@ -24,18 +24,24 @@ class StreamDecoder(Protocol):
 
 
 class ByteStreamDecoder:
-    """For tokenizers whose tokens are byte strings. All pieces joined equal ``decode`` of all ids."""
+    """For tokenizers whose tokens are byte strings. All pieces joined equal ``decode`` of all ids.
 
-    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
-        self._bytes_of = bytes_of
+    Args:
+        start: begins a text; returns a function from each id, in order, to the bytes that it adds.
+    """
+
+    def __init__(self, start: Callable[[], Callable[[int], bytes]]) -> None:
+        self._start = start
+        self._add = start()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
         """The characters that this token completes."""
-        return self._utf8.decode(self._bytes_of(token_id))
+        return self._utf8.decode(self._add(token_id))
 
     def flush(self) -> str:
         """The unfinished bytes, if any, as U+FFFD; the decoder is then ready for another text."""
+        self._add = self._start()
         return self._utf8.decode(b"", final=True)
 
 
@@ -44,7 +50,8 @@ class WindowStreamDecoder:
 
     The window starts at the last place where the text was certain, so the cost of a token does not grow with the text.
     A token's text can depend on the token before it (a leading space is dropped at the start), so the window keeps the
-    tokens of the previous piece as well.
+    tokens of the previous piece as well. What was returned is not taken back: where ``tokenizers`` turns a byte that
+    was a character into U+FFFD because a wrong byte follows, the stream keeps the character.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from llm_trainer.common.errors import CorruptionError, DataError, UserError
 from llm_trainer.common.files import write_text
 from llm_trainer.tokenizer.bpe import BPETokenizer
-from llm_trainer.tokenizer.pretokenize import SPLIT_PATTERNS, compile_pattern
-from llm_trainer.tokenizer.vocabulary import END_OF_TEXT, BPEVocabulary, Merge
+from llm_trainer.tokenizer.pretokenize import SPLIT_PATTERNS, check_pattern
+from llm_trainer.tokenizer.vocabulary import END_OF_TEXT, BPEVocabulary, Merge, check_special_tokens
 
 _DAMAGED = "the file is damaged or of another kind; copy it again"
 _LONGEST_TOKEN = 4096
@@ -40,11 +40,14 @@ def read_tiktoken_file(
     Raises:
         CorruptionError: the file is damaged; the message says which line.
         DataError: it cannot be read, or the ids of the special tokens are taken.
+        UserError: the expression cannot be run, or leaves text out.
     """
     path = Path(path)
     ranks = _read_ranks(path)
     if not isinstance(special_tokens, Mapping):
-        special_tokens = {token: len(ranks) + index for index, token in enumerate(special_tokens)}
+        check_special_tokens(special_tokens)
+        behind = max(ranks.values(), default=-1) + 1
+        special_tokens = {token: behind + index for index, token in enumerate(special_tokens)}
     try:
         return _tokenizer(ranks, dict(special_tokens), SPLIT_PATTERNS.get(pattern, pattern))
     except CorruptionError as error:
@@ -130,9 +133,9 @@ def _tokenizer(ranks: dict[bytes, int], special: dict[str, int], pattern: str) -
     special |= {f"<|reserved_{token_id}|>": token_id for token_id in free}
     role = END_OF_TEXT if END_OF_TEXT in special else next(iter(special), None)
     try:
-        compile_pattern(pattern)
-    except Exception as error:  # noqa: BLE001 - the regex package raises errors of several kinds
-        raise UserError(f"the pattern is not a regular expression: {error}") from None
+        check_pattern(pattern)
+    except DataError as error:
+        raise UserError(f"{pattern!r} is {error.message}", hint=error.hint) from None
     try:
         vocabulary = BPEVocabulary(
             pattern=pattern,

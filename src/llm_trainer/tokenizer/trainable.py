@@ -17,6 +17,8 @@ from llm_trainer.tokenizer.text_files import read_text_blocks
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+SMALLER_HINT = "pass vocab_size={}, or allow_smaller=True (on the command line --allow_smaller), or more text"
+
 
 class TrainableTokenizer(Tokenizer):
     """A tokenizer whose vocabulary is learnt from texts and kept in the file format of transformers.
@@ -111,6 +113,12 @@ class TrainableTokenizer(Tokenizer):
         return tokenizer
 
     # ---- ids ----
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Text of each special token -> its id."""
+        special: dict[str, int] = self.vocabulary.special_tokens
+        return special
 
     def _check_id(self, token_id: int) -> None:
         if not 0 <= token_id < self.vocab_size:

@@ -10,18 +10,18 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_trainer.common.errors import DataError, UserError
 from llm_trainer.tokenizer import unigram_format, unigram_plain
 from llm_trainer.tokenizer.chunk_cache import CachedEncoder, compiled_chunk_encoder
-from llm_trainer.tokenizer.counting import count_pretokens
+from llm_trainer.tokenizer.counting import TextProgress, count_pretokens
 from llm_trainer.tokenizer.json_folder import definition
 from llm_trainer.tokenizer.piece_tokenizer import PieceTokenizer, too_few_pieces
 from llm_trainer.tokenizer.pretokenize import replace_surrogates, split_pattern
-from llm_trainer.tokenizer.streaming import StreamDecoder
+from llm_trainer.tokenizer.streaming import ByteStreamDecoder, StreamDecoder
 from llm_trainer.tokenizer.unigram_fast import Progress, train_pieces
 from llm_trainer.tokenizer.unigram_vocabulary import (
     BYTE_PIECES,
@@ -29,12 +29,15 @@ from llm_trainer.tokenizer.unigram_vocabulary import (
     UnigramVocabulary,
     characters_to_know,
 )
-from llm_trainer.tokenizer.vocabulary import check_special_tokens
+from llm_trainer.tokenizer.vocabulary import check_special_tokens, check_vocab_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _WHOLE_TEXT = r"(?s:.+)"
+# Sums over spellings take a step for each character of the longest word. One line of base64 of 65,000 characters made
+# training take a hundred times as long; a piece has 16 at most.
+_LONGEST_WORD = 512
 
 
 class UnigramTokenizer(PieceTokenizer):
@@ -83,6 +86,7 @@ class UnigramTokenizer(PieceTokenizer):
         allow_smaller: bool = False,
         workers: int | None = None,
         progress: Progress | None = None,
+        text_progress: TextProgress | None = None,
     ) -> Self:
         """Learn a vocabulary from texts. Equal texts give equal tokenizers, in any order and with any ``workers``.
 
@@ -98,16 +102,20 @@ class UnigramTokenizer(PieceTokenizer):
             allow_smaller: accept fewer tokens where the text has no more to give; see ``tokenizer.vocab_size`` after.
             workers: processes that count words in large inputs; see :func:`~.counting.count_pretokens`.
             progress: called after each round with (pieces dropped, pieces to drop).
+            text_progress: called now and then, before that, with the number of characters read.
 
         Raises:
             DataError: ``vocab_size`` is too small for the characters or too large for the text, or there is no text.
                 The tokenizer is then what it was before.
         """
         check_special_tokens(special_tokens)
+        check_vocab_size(vocab_size)
         _check_options(character_coverage, seed_size, special_tokens, byte_fallback)
         expression = split_pattern(pattern)
-        counts = count_pretokens(_with_prefix(texts) if add_prefix_space else texts, expression, workers=workers)
-        words = Counter({word.decode("utf-8").replace(" ", SPACE): count for word, count in counts.items()})
+        counts = count_pretokens(
+            _with_prefix(texts) if add_prefix_space else texts, expression, workers=workers, progress=text_progress
+        )
+        words = _in_parts({word.decode("utf-8").replace(" ", SPACE): count for word, count in counts.items()})
         alphabet = _choose_alphabet(words, character_coverage, characters_to_know(special_tokens, byte_fallback))
         options = {"byte_fallback": byte_fallback, "add_prefix_space": add_prefix_space}
         fixed = len(UnigramVocabulary.build([(SPACE, 0.0)], special_tokens, expression, **options).pieces) - 1
@@ -130,11 +138,6 @@ class UnigramTokenizer(PieceTokenizer):
         """Number of ids: special tokens + bytes + pieces."""
         return len(self.vocabulary.pieces)
 
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Text of each special token -> its id."""
-        return self.vocabulary.special_tokens
-
     def _make_encoder(self) -> CachedEncoder:
         vocabulary = self.vocabulary
         spell = unigram_plain.speller(vocabulary)
@@ -155,14 +158,14 @@ class UnigramTokenizer(PieceTokenizer):
 
     def _plain_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         spell = unigram_plain.speller(self.vocabulary)
-        # The space that was put before the text comes from nowhere.
+        # As in `tokenizers`, the space that was put before the text belongs to the first character.
         at = -1 if text and self.vocabulary.add_prefix_space else 0
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         for chunk in unigram_plain.chunks(text, self.vocabulary):
             for token_id, start, end in unigram_plain.ids_of(spell(chunk), self.vocabulary):
                 ids.append(token_id)
-                offsets.append((max(0, at + start), at + end))
+                offsets.append((max(0, at + start), max(1, at + end)))
             at += len(chunk)
         return ids, offsets
 
@@ -202,8 +205,22 @@ class UnigramTokenizer(PieceTokenizer):
 
     def stream_decoder(self, *, skip_special_tokens: bool = False) -> StreamDecoder:
         """Decode while tokens arrive; what it returns, joined, equals :meth:`decode` of all of them."""
-        stream = super().stream_decoder(skip_special_tokens=skip_special_tokens)
-        return _WithoutFirstSpace(stream) if self.vocabulary.add_prefix_space else stream
+        spelled = self._spelled(skip_special_tokens)
+
+        def start() -> Callable[[int], bytes]:
+            prefixed = self.vocabulary.add_prefix_space
+
+            def add(token_id: int) -> bytes:
+                nonlocal prefixed
+                data = spelled.get(token_id) or self.token_bytes(token_id)
+                if prefixed and data:
+                    prefixed = False
+                    return data.removeprefix(b" ")
+                return data
+
+            return add
+
+        return ByteStreamDecoder(start)
 
     def _spelled(self, skip_special_tokens: bool) -> Mapping[int, bytes]:
         return {} if skip_special_tokens else {i: text.encode() for text, i in self.special_tokens.items()}
@@ -216,28 +233,6 @@ class UnigramTokenizer(PieceTokenizer):
     def fingerprint(self) -> str:
         """16 hexadecimal digits over cut, pieces, log-probabilities and special tokens."""
         return self.vocabulary.fingerprint()
-
-
-class _WithoutFirstSpace:
-    """A stream that drops the space that was put before the text."""
-
-    def __init__(self, stream: StreamDecoder) -> None:
-        self._stream = stream
-        self._begun = False
-
-    def push(self, token_id: int) -> str:
-        return self._trim(self._stream.push(token_id))
-
-    def flush(self) -> str:
-        rest = self._trim(self._stream.flush())
-        self._begun = False
-        return rest
-
-    def _trim(self, text: str) -> str:
-        if self._begun or not text:
-            return text
-        self._begun = True
-        return text.removeprefix(" ")
 
 
 def _bytes_of_pieces(vocabulary: UnigramVocabulary) -> list[bytes]:
@@ -260,6 +255,15 @@ def _check_options(coverage: float, seed_size: int, special_tokens: Sequence[str
 
 def _with_prefix(texts: Iterable[str]) -> Iterable[str]:
     return (" " + text if isinstance(text, str) else text for text in texts)
+
+
+def _in_parts(words: Mapping[str, int]) -> Counter[str]:
+    """Words, those of more than :data:`_LONGEST_WORD` characters in parts of that length."""
+    parts: Counter[str] = Counter()
+    for word, count in words.items():
+        for start in range(0, len(word), _LONGEST_WORD):
+            parts[word[start : start + _LONGEST_WORD]] += count
+    return parts
 
 
 def _choose_alphabet(words: Mapping[str, int], coverage: float, needed: set[str]) -> list[str]:

@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from llm_trainer.common.errors import CorruptionError, DataError
-from llm_trainer.tokenizer.hf_format import TOKENIZER_FILE
-from llm_trainer.tokenizer.json_folder import damaged, foreign, read_config, read_definition, role, write_definition
+from llm_trainer.tokenizer.json_folder import (
+    TOKENIZER_FILE,
+    damaged,
+    foreign,
+    read_config,
+    read_definition,
+    role,
+    write_definition,
+)
 from llm_trainer.tokenizer.unigram_vocabulary import BYTE_PIECES, SPACE, UnigramVocabulary
 
 _METASPACE = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": False}

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from llm_trainer.common.errors import DataError
 from llm_trainer.common.hashing import fingerprint
+from llm_trainer.tokenizer.pretokenize import replace_surrogates
 
 Merge = tuple[bytes, bytes]
 
@@ -141,10 +142,20 @@ class BPEVocabulary:
 
 
 def check_special_tokens(names: Sequence[str]) -> None:
-    """Raise :class:`DataError` unless special tokens are distinct, non-empty strings."""
+    """Raise :class:`DataError` unless special tokens are a list of distinct, non-empty texts."""
+    if isinstance(names, str):
+        raise DataError(f"special_tokens is one text, {names!r}", hint=f"pass a list: [{names!r}]")
     for name in names:
         if not isinstance(name, str) or not name:
             raise DataError(f"a special token must be a non-empty string, not {name!r}")
+        if replace_surrogates(name) != name:
+            raise DataError(f"the special token {name!a} holds a lone surrogate, which no file can hold")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"the special token {twice!r} is given twice")
+
+
+def check_vocab_size(vocab_size: object) -> None:
+    """Raise :class:`DataError` unless a vocabulary's size is a whole number."""
+    if not isinstance(vocab_size, int) or isinstance(vocab_size, bool):
+        raise DataError(f"vocab_size is {vocab_size!r}", hint="pass a whole number, such as 32000")

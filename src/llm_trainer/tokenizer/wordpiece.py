@@ -16,12 +16,12 @@ from llm_trainer.common.errors import DataError, UserError
 from llm_trainer.tokenizer import wordpiece_format, wordpiece_plain
 from llm_trainer.tokenizer.bert_text import CHUNKS, BertText
 from llm_trainer.tokenizer.chunk_cache import CachedEncoder, compiled_chunk_encoder
-from llm_trainer.tokenizer.counting import count_pretokens
+from llm_trainer.tokenizer.counting import TextProgress, count_pretokens
 from llm_trainer.tokenizer.json_folder import definition
 from llm_trainer.tokenizer.piece_tokenizer import PieceTokenizer, too_few_pieces
 from llm_trainer.tokenizer.pretokenize import compile_pattern
 from llm_trainer.tokenizer.streaming import StreamDecoder
-from llm_trainer.tokenizer.vocabulary import check_special_tokens
+from llm_trainer.tokenizer.vocabulary import check_special_tokens, check_vocab_size
 from llm_trainer.tokenizer.wordpiece_fast import Progress, train_pieces
 from llm_trainer.tokenizer.wordpiece_plain import MergeScore
 from llm_trainer.tokenizer.wordpiece_vocabulary import (
@@ -90,6 +90,7 @@ class WordPieceTokenizer(PieceTokenizer):
         allow_smaller: bool = False,
         workers: int | None = None,
         progress: Progress | None = None,
+        text_progress: TextProgress | None = None,
     ) -> Self:
         """Learn a vocabulary from texts. Equal texts give equal tokenizers, in any order and with any ``workers``.
 
@@ -106,15 +107,17 @@ class WordPieceTokenizer(PieceTokenizer):
             allow_smaller: accept fewer tokens where the text has no more to give; see ``tokenizer.vocab_size`` after.
             workers: processes that count words in large inputs; see :func:`~.counting.count_pretokens`.
             progress: called now and then with (merges learned, merges asked for).
+            text_progress: called now and then, before that, with the number of characters read.
 
         Raises:
             DataError: ``vocab_size`` is too small for the characters or too large for the text, or there is no text.
                 The tokenizer is then what it was before.
         """
         check_special_tokens(special_tokens)
+        check_vocab_size(vocab_size)
         _check_options(score, max_alphabet)
         text = BertText(lowercase, lowercase if strip_accents is None else strip_accents, split_cjk)
-        words = _count_words(texts, text, workers)
+        words = _count_words(texts, text, workers, text_progress)
         alphabet = choose_alphabet(words, max_alphabet, text)
         without_merges = WordPieceVocabulary.build(alphabet, special_tokens, text)
         least = len(without_merges.tokens)
@@ -139,11 +142,6 @@ class WordPieceTokenizer(PieceTokenizer):
     def vocab_size(self) -> int:
         """Number of ids: special tokens + characters + joined pieces."""
         return len(self.vocabulary.tokens)
-
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Text of each special token -> its id."""
-        return self.vocabulary.special_tokens
 
     @property
     def mask_token_id(self) -> int | None:
@@ -245,10 +243,12 @@ def _check_options(score: str, max_alphabet: int) -> None:
         raise UserError(f"max_alphabet is {max_alphabet}", hint="use 1 or more, or leave it out")
 
 
-def _count_words(texts: Iterable[str], text: BertText, workers: int | None) -> Counter[str]:
+def _count_words(
+    texts: Iterable[str], text: BertText, workers: int | None, progress: TextProgress | None
+) -> Counter[str]:
     """Count words: each different chunk between white space is cut once. Words too long to be encoded are left out."""
     words: Counter[str] = Counter()
-    for chunk, count in count_pretokens(texts, CHUNKS, workers=workers).items():
+    for chunk, count in count_pretokens(texts, CHUNKS, workers=workers, progress=progress).items():
         for word in text.words(chunk.decode("utf-8")):
             words[word] += count
     limit = WordPieceVocabulary.max_word_chars

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_trainer.common.errors import CorruptionError, DataError
 from llm_trainer.common.files import write_text
 from llm_trainer.tokenizer.bert_text import BertText
-from llm_trainer.tokenizer.hf_format import TOKENIZER_FILE
 from llm_trainer.tokenizer.json_folder import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
     damaged,
     foreign,
     part,
@@ -99,13 +101,12 @@ def _read_json(folder: Path) -> Vocabulary:
         damaged(path, "a special token has two ids")
     if sorted(vocab.values()) != list(range(len(vocab))):
         damaged(path, f"the ids of its {len(vocab)} tokens are not 0 to {len(vocab) - 1}, each used once")
-    lowercase = normalizer.get("lowercase", True)
-    accents = normalizer.get("strip_accents")
-    text = BertText(lowercase, lowercase if accents is None else accents, normalizer.get("handle_chinese_chars", True))
-    unk_token = model.get("unk_token", UNK)
+    text = _text_rules(path, normalizer, ("lowercase", "strip_accents", "handle_chinese_chars"))
+    unk_token, limit = model.get("unk_token", UNK), model.get("max_input_chars_per_word", 100)
+    if not isinstance(unk_token, str) or type(limit) is not int or limit < 1:
+        damaged(path, f"its unk_token is {unk_token!r}, its max_input_chars_per_word {limit!r}")
     if unk_token in vocab:
         special.setdefault(unk_token, vocab[unk_token])
-    limit = model.get("max_input_chars_per_word", 100)
     return _vocabulary(folder, path, sorted(vocab, key=vocab.__getitem__), special, text, unk_token, limit)
 
 
@@ -118,14 +119,24 @@ def _read_text(folder: Path) -> Vocabulary:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     config = read_config(folder)
-    lowercase = bool(config.get("do_lower_case", True))
-    accents = config.get("strip_accents")
-    text = BertText(
-        lowercase, lowercase if accents is None else bool(accents), bool(config.get("tokenize_chinese_chars", True))
-    )
-    names = {*BERT_SPECIAL_TOKENS, *(config.get("additional_special_tokens") or [])}
+    names_of_rules = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+    text = _text_rules(folder / CONFIG_FILE, config, names_of_rules)
+    further = config.get("additional_special_tokens") or []
+    if not isinstance(further, list) or not all(isinstance(name, str) for name in further):
+        damaged(folder / CONFIG_FILE, f"its additional_special_tokens are {further!r}")
+    names = {*BERT_SPECIAL_TOKENS, *further}
     special = {token: token_id for token_id, token in enumerate(tokens) if token in names}
     return _vocabulary(folder, path, tokens, special, text, role(config, "unk_token") or UNK, 100)
+
+
+def _text_rules(path: Path, settings: Mapping[str, Any], names: tuple[str, str, str]) -> BertText:
+    """The rules for text from the settings of these names: small letters, accents (unset: as those), Chinese."""
+    lowercase, accents, chinese = (settings.get(name) for name in names)
+    for name, value in zip(names, (lowercase, accents, chinese)):
+        if value not in (None, True, False):
+            damaged(path, f"its {name} is {value!r}, not true or false")
+    small = lowercase is None or bool(lowercase)
+    return BertText(small, small if accents is None else bool(accents), chinese is None or bool(chinese))
 
 
 def _vocabulary(

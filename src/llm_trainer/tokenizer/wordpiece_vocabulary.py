@@ -57,6 +57,8 @@ class WordPieceVocabulary:
         for name, token_id in self.special_tokens.items():
             if ids.get(name) != token_id:
                 raise DataError(f"the special token {name!r} has id {token_id}, which is another token's")
+            if "\n" in name or "\r" in name:
+                raise DataError(f"the special token {name!r} has a line end, which vocab.txt cannot hold")
             if self.text.words(name) == [name]:
                 # The longest match would find it in ordinary text, and anyone could write the end of a document.
                 raise DataError(f"the special token {name!r} can be spelled by ordinary text; write it [{name}]")

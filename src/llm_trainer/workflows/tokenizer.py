@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from llm_trainer.common.errors import UserError
+from llm_trainer.common.files import explain_os_errors
 from llm_trainer.config import DataConfig
 from llm_trainer.config.tokenizer import TokenizerConfig
+from llm_trainer.corpus import open_dataset, open_paths
 from llm_trainer.tokenizer import BPETokenizer, ChatTemplate, SentencePieceTokenizer, load_tokenizer
 from llm_trainer.tokenizer.kinds import train_tokenizer as train_kind
 from llm_trainer.tokenizer.llama2c import write_llama2c
+from llm_trainer.tokenizer.progress import TrainingEcho
 from llm_trainer.tokenizer.sentencepiece_export import obstacle
 from llm_trainer.tokenizer.tiktoken_format import write_tiktoken_file
 from llm_trainer.tokenizer.vocabulary import END_OF_TEXT
-from llm_trainer.training.preparation import open_training_data
 
 FORMATS = ("hf", "llama2c", "tiktoken")
 
@@ -31,6 +35,7 @@ def train_tokenizer(
     kind: str = "bpe",
     digits: str | None = None,
     chat: str | None = None,
+    echo: Callable[[str], None] | None = None,
 ) -> str:
     """Train a tokenizer, save it, and say how well it compresses the start of its text.
 
@@ -45,6 +50,10 @@ def train_tokenizer(
             rule of the pattern.
         allow_smaller: take fewer tokens where the text has no more to give.
         chat: a chat template by name, file or text, saved with the tokenizer; its control tokens get ids.
+        echo: prints a line now and then, if training takes long.
+
+    Raises:
+        UserError: a choice, the text or the folder cannot be used; the folder is tried before training.
     """
     TokenizerConfig.from_dict({"type": kind, "vocab_size": vocab_size, "pattern": pattern})
     options: dict[str, Any] = {"allow_smaller": allow_smaller}
@@ -56,12 +65,18 @@ def train_tokenizer(
     if template is not None:
         # WordPiece and Unigram have roles of their own and take further tokens; BPE's first one has all roles.
         options["special_tokens"] = [*([END_OF_TEXT] if kind == "bpe" else []), *template.control_tokens]
+    if echo is not None:
+        options |= TrainingEcho(echo).options
     # The documents that `train` would hold out stay out: a tokenizer that has seen them flatters bits per byte.
-    config = DataConfig(paths=paths) if paths else DataConfig(dataset_name=dataset)
-    handle = open_training_data(config)
+    held_out = DataConfig().validation_fraction
+    if paths:
+        handle = open_paths(paths, validation_fraction=held_out)
+    else:
+        handle = open_dataset(dataset, validation_fraction=held_out)
     started = time.perf_counter()
     texts = (document.text for document in handle)
-    tokenizer = train_kind(kind, texts, vocab_size, **options)
+    with _folder_that_can_be_made(output_dir):
+        tokenizer = train_kind(kind, texts, vocab_size, **options)
     seconds = time.perf_counter() - started
     tokenizer.chat_template = template
     tokenizer.save_pretrained(output_dir)
@@ -73,9 +88,23 @@ def train_tokenizer(
             break
     tokens = sum(map(len, tokenizer.encode_batch(probe)))
     return (
-        f"trained {tokenizer.vocab_size:,} tokens on {handle.description} in {seconds:.1f} s\n"
+        f"trained {tokenizer.vocab_size:,} tokens in {seconds:.1f} s on {handle.description}\n"
         f"{size / max(1, tokens):.2f} bytes per token; saved to {output_dir}"
     )
+
+
+@contextlib.contextmanager
+def _folder_that_can_be_made(folder: Path) -> Iterator[None]:
+    """Make a folder before long work whose result goes there; if the work fails, a new one goes again."""
+    new = not folder.exists()
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            folder.rmdir()
+        raise
 
 
 def convert_tokenizer(source: str, output: Path, file_format: str) -> str:

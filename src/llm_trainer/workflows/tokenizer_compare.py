@@ -11,10 +11,8 @@ from typing import Any
 from llm_trainer.common.errors import DataError, UserError
 from llm_trainer.common.files import atomic_write
 from llm_trainer.common.optional import require
-from llm_trainer.config import DataConfig
+from llm_trainer.corpus import open_dataset, open_paths
 from llm_trainer.tokenizer import Tokenizer, load_tokenizer
-from llm_trainer.tokenizer.text_files import read_text_blocks
-from llm_trainer.training.preparation import open_training_data
 
 _LEAST_SECONDS = 0.3
 _ROUNDS = 3
@@ -64,7 +62,7 @@ def compare_tokenizers(
 
     Args:
         sources: as for :func:`~llm_trainer.tokenizer.load_tokenizer`.
-        paths: UTF-8 text files; left out: text that is on every machine.
+        paths: files and folders of text; left out: text that is on every machine.
         max_bytes: no more text than this.
 
     Raises:
@@ -161,6 +159,5 @@ def _documents(paths: Sequence[str] | None, max_bytes: int) -> list[str]:
 
 
 def _texts(paths: Sequence[str] | None) -> Iterator[str]:
-    if paths is None:
-        return (document.text for document in open_training_data(DataConfig()))
-    return read_text_blocks(paths)
+    handle = open_dataset("builtin") if paths is None else open_paths(paths, validation_fraction=0)
+    return (document.text for document in handle)

@@ -10,7 +10,6 @@ from typing import Any
 
 from llm_trainer.common.errors import DataError, UserError
 from llm_trainer.tokenizer import ChatTemplate, Tokenizer, load_tokenizer
-from llm_trainer.workflows.load import find_run
 
 # Backgrounds that neighbours alternate between, so that borders of tokens show; 256-colour codes for dark and light.
 _BACKGROUNDS = (24, 60)
@@ -51,6 +50,9 @@ def open_tokenizer(source: str | None, runs_dir: Path) -> Tokenizer:
     """The tokenizer that is named, or else that of the newest run."""
     if source is not None:
         return load_tokenizer(source)
+    # Imports torch, which takes a second that a named tokenizer need not wait for.
+    from llm_trainer.workflows.load import find_run
+
     folder = find_run(None, runs_dir)
     return load_tokenizer(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
 
