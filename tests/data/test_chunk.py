@@ -92,7 +92,7 @@ def test_a_damaged_block_is_named_and_the_others_can_be_read(tmp_path):
     assert len(reader.block(0)) == len(reader.block(1)) == 16
     with pytest.raises(CorruptionError, match="block 2 of 3 is damaged") as error:
         reader.block(2)
-    assert "--force-rebuild" in str(error.value)
+    assert "--mode inverse" in str(error.value)
 
 
 @pytest.mark.covers("R215")

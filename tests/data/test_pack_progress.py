@@ -53,12 +53,10 @@ def test_hours_and_resumed_documents():
 
 @pytest.mark.covers("R216")
 def test_packing_reports_as_it_goes_and_at_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("llm_trainer.data.build.PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("llm_trainer.data.progress.PROGRESS_SECONDS", 0)
     seen: list[PackProgress] = []
     texts = ["some text that is packed"] * 2000
-    build_cache(
-        texts, ByteTokenizer(), tmp_path, seq_len=64, unit_tokens=9000, total_documents=2000, progress=seen.append
-    )
+    build_cache(texts, ByteTokenizer(), tmp_path, seq_len=64, unit_bytes=9000, progress=seen.append)
     assert len(seen) > 3
     assert [progress.documents for progress in seen] == sorted(progress.documents for progress in seen)
     assert seen[-1].documents == 2000

@@ -16,7 +16,7 @@ import pytest
 
 from llm_trainer.common.errors import CorruptionError, DataError
 from llm_trainer.data import TokenCache, build_cache, rebuild_manifest
-from llm_trainer.data.manifest import Manifest
+from llm_trainer.data.manifest import Manifest, chunk_files
 from tests.byte_tokenizer import ByteTokenizer
 from tests.data.test_packing import chat_like, web_like
 
@@ -38,7 +38,7 @@ def some_texts(count: int = 200, seed: int = 0) -> list[str]:
 
 
 def build(folder: Path, texts=None, **options) -> TokenCache:
-    options = {"seq_len": 64, "unit_tokens": 3000, "source_fingerprint": "texts", **options}
+    options = {"seq_len": 64, "unit_bytes": 3000, "source_fingerprint": "texts", **options}
     return build_cache(some_texts() if texts is None else texts, ByteTokenizer(), folder, **options)
 
 
@@ -143,12 +143,12 @@ class TestReuse:
         assert contents(tmp_path) == before
 
     def test_a_cache_of_a_later_version_is_never_replaced_unasked(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("llm_trainer.data.manifest.VERSION", 2)
+        monkeypatch.setattr("llm_trainer.data.manifest.VERSION", 3)
         build(tmp_path)
         monkeypatch.undo()
         before = contents(tmp_path)
         for refused in (lambda: TokenCache.open(tmp_path), lambda: build(tmp_path)):
-            with pytest.raises(DataError, match=r"version 2, this program reads version 1\n.*--force-rebuild"):
+            with pytest.raises(DataError, match=r"version 3, this program reads version 2\n.*--force-rebuild"):
                 refused()
         assert contents(tmp_path) == before
 
@@ -179,7 +179,7 @@ class TestReuse:
         (tmp_path / "b" / "manifest.json").unlink()
         for chunk in complete.manifest.chunks[2:]:
             (tmp_path / "b" / chunk.file).unlink()
-        options = {"seq_len": 64, "unit_tokens": 3000, "source_fingerprint": "texts"}
+        options = {"seq_len": 64, "unit_bytes": 3000, "source_fingerprint": "texts"}
         build_cache(some_texts(), Counting(), tmp_path / "b", **options)
         assert contents(tmp_path / "a") == contents(tmp_path / "b")
         assert Counting.texts == sum(chunk.documents for chunk in complete.manifest.chunks[2:])
@@ -190,7 +190,7 @@ class TestReuse:
         (tmp_path / cache.manifest.chunks[-1].file).unlink()
         there = sum(chunk.documents for chunk in cache.manifest.chunks[:-1])
         for fewer in (there, there - 1):
-            with pytest.raises(DataError, match=r"more documents than there are now.*\n.*--force-rebuild"):
+            with pytest.raises(DataError, match=r"not the one that was planned.*\n.*--force-rebuild"):
                 build(tmp_path, some_texts()[:fewer])
 
     def test_a_lost_manifest_is_derived_again_from_the_chunks(self, tmp_path):
@@ -294,7 +294,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
     def peak(documents: int) -> int:
         texts = (f"{number:08d}" * 60 for number in range(documents))
         tracemalloc.start()
-        build_cache(texts, ByteTokenizer(), tmp_path / str(documents), seq_len=128, unit_tokens=50_000)
+        build_cache(texts, ByteTokenizer(), tmp_path / str(documents), seq_len=128, unit_bytes=50_000)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -323,7 +323,7 @@ def test_eight_times_the_text_takes_at_most_ten_times_as_long(tmp_path):
     def seconds(documents: int) -> float:
         texts = (f"{number:08d}" * 60 for number in range(documents))
         start = time.process_time()
-        build_cache(texts, ByteTokenizer(), tmp_path / str(documents), seq_len=512, unit_tokens=200_000)
+        build_cache(texts, ByteTokenizer(), tmp_path / str(documents), seq_len=512, unit_bytes=200_000)
         return time.process_time() - start
 
     seconds(500)
@@ -350,7 +350,9 @@ def test_the_manifest_says_what_is_in_the_cache(tmp_path):
     stored = json.loads((tmp_path / "manifest.json").read_text())
     assert stored["source"] == "200 test texts"
     assert stored["config"]["seq_len"] == 64
-    assert [chunk["file"] for chunk in stored["chunks"]][:2] == ["chunk-00000.tok", "chunk-00001.tok"]
+    assert [chunk["file"] for chunk in stored["chunks"]][:2] == [
+        f"chunk-0000{unit}-{cache.manifest.origin.config.hash[:8]}.tok" for unit in range(2)
+    ]
     assert stored["totals"]["positions"] == 64 * len(cache)
     assert Manifest.read(tmp_path) == cache.manifest
 
@@ -358,6 +360,7 @@ def test_the_manifest_says_what_is_in_the_cache(tmp_path):
 def test_a_chunk_of_another_cache_under_the_right_name_is_noticed(tmp_path):
     build(tmp_path / "a")
     build(tmp_path / "b", some_texts(seed=1))
-    (tmp_path / "b" / "chunk-00001.tok").replace(tmp_path / "a" / "chunk-00001.tok")
-    with pytest.raises(CorruptionError, match=r"chunk-00001\.tok is not the chunk that the manifest names"):
+    first, second = (chunk_files(tmp_path / name)[1] for name in "ab")
+    second.replace(first)
+    with pytest.raises(CorruptionError, match=r"chunk-00001-[0-9a-f]{8}\.tok is not the chunk that the manifest names"):
         TokenCache.open(tmp_path / "a")

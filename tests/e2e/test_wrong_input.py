@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,6 +305,15 @@ class TestMachine:
         (workplace / "run").write_text("mine")
         train(corpus).assert_one_message("run")
         assert (workplace / "run").read_text() == "mine"
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    def test_an_output_that_takes_nothing(self) -> None:
+        with open("/dev/full", "w") as full:
+            code = "from llm_trainer.cli.app import main; main()"
+            command = [sys.executable, "-c", code, "--help"]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1
+        assert done.stderr == "error: the output cannot be written: No space left on device\n"
 
 
 def flip(path: Path) -> None:

@@ -31,7 +31,7 @@ def texts(count: int = 300) -> list[str]:
 
 
 def build(folder: Path, tokenizer: ByteTokenizer | None = None, *, source: str = "texts", **options) -> TokenCache:
-    options = {"seq_len": 64, "unit_tokens": 2000, "source_fingerprint": source, **options}
+    options = {"seq_len": 64, "unit_bytes": 2000, "source_fingerprint": source, **options}
     return build_cache(texts(), tokenizer or ByteTokenizer(), folder, **options)
 
 
@@ -116,7 +116,7 @@ def test_fifty_kills_at_random_moments(tmp_path, complete):
 @pytest.mark.covers("R214")
 def test_death_at_every_step_of_writing(tmp_path):
     """A child dies right before its n-th flush or rename, for every n until one gets through."""
-    build(tmp_path / "complete", unit_tokens=7000)
+    build(tmp_path / "complete", unit_bytes=7000)
     complete = contents(tmp_path / "complete")
     assert len(complete) >= 4
     for deadly in range(200):
@@ -136,11 +136,11 @@ def test_death_at_every_step_of_writing(tmp_path):
                 return call
 
             os.fsync, os.replace = dying(os.fsync), dying(os.replace)
-            build(target, unit_tokens=7000)
+            build(target, unit_bytes=7000)
 
         _, status = os.waitpid(in_child(build_and_die), 0)
         finished = assert_nothing_half_written(target, complete)
-        build(target, unit_tokens=7000)
+        build(target, unit_bytes=7000)
         assert contents(target) == complete
         if status == 0:
             assert finished
@@ -169,7 +169,7 @@ def test_a_flipped_byte_in_front_of_the_blocks_is_found_when_the_cache_is_opened
         "checksum": first_block - 1,
     }[region]
     flip(path, position)
-    with pytest.raises(CorruptionError, match=r"chunk-00001\.tok"):
+    with pytest.raises(CorruptionError, match=r"chunk-00001-[0-9a-f]{8}\.tok"):
         TokenCache.open(cache_dir)
 
 
@@ -184,9 +184,11 @@ def test_a_flipped_byte_in_a_block_is_found_when_it_is_read(tmp_path, codec, reg
     cache = TokenCache.open(tmp_path)
     untouched = cache.manifest.chunks[0].sequences
     cache.read(range(untouched))
-    with pytest.raises(CorruptionError, match=r"chunk-00001\.tok: block 0 of \d+ is damaged.*\n.*--force-rebuild"):
+    with pytest.raises(
+        CorruptionError, match=r"chunk-00001-[0-9a-f]{8}\.tok: block 0 of \d+ is damaged.*\n.*--mode inverse"
+    ):
         cache.read([untouched])
-    with pytest.raises(CorruptionError, match=r"chunk-00001\.tok: block 0"):
+    with pytest.raises(CorruptionError, match=r"chunk-00001-[0-9a-f]{8}\.tok: block 0"):
         cache.verify()
 
 
@@ -212,14 +214,16 @@ def test_packing_again_repairs_a_damaged_cache_to_the_last_byte(cache_dir, compl
     elif damage == "flipped in a block":
         flip(path, -1)
         # Opening reads no block, so only who asks for it learns of this damage, and is told what to do.
-        with pytest.raises(CorruptionError, match=r"chunk-00002\.tok.*\n.*--force-rebuild"):
+        with pytest.raises(CorruptionError, match=r"chunk-00002-[0-9a-f]{8}\.tok.*\n.*--mode inverse"):
             TokenCache.open(cache_dir).verify()
     else:
         flip(cache_dir / "manifest.json", 100)
     if damage != "flipped in a block":
-        with pytest.raises(CorruptionError, match=r"manifest\.json" if "manifest" in damage else r"chunk-00002\.tok"):
+        with pytest.raises(
+            CorruptionError, match=r"manifest\.json" if "manifest" in damage else r"chunk-00002-[0-9a-f]{8}\.tok"
+        ):
             TokenCache.open(cache_dir)
-    build(cache_dir, force_rebuild=damage == "flipped in a block")
+    build(cache_dir, mode="inverse" if damage == "flipped in a block" else "normal")
     assert contents(cache_dir) == complete
 
 
@@ -239,7 +243,9 @@ def test_a_full_disk_is_one_clear_message_and_packing_goes_on_when_there_is_spac
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(UserError, match=r"the disk is full: could not write .*(chunk-\d+\.tok|manifest\.json)"):
+    with pytest.raises(
+        UserError, match=r"the disk is full: could not write .*(chunk-\d+-[0-9a-f]{8}\.tok|(plan|manifest)\.json)"
+    ):
         build(tmp_path)
     assert not list(tmp_path.glob(".*"))
     assert not assert_nothing_half_written(tmp_path, complete)
@@ -253,7 +259,7 @@ def test_a_folder_that_may_not_be_written_is_one_clear_message(tmp_path, monkeyp
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(tempfile, "mkstemp", refuse)
-    with pytest.raises(UserError, match=r"no permission to write .*chunk-00000\.tok"):
+    with pytest.raises(UserError, match=r"no permission to write .*plan\.json"):
         build(tmp_path)
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UserError, match=r"no permission to write .*new"):
@@ -286,7 +292,7 @@ def test_a_tokenizer_that_fails_leaves_no_manifest_and_its_error_is_seen(tmp_pat
 
     with pytest.raises(ValueError, match="cannot encode this"):
         build(tmp_path, Failing(), workers=2)
-    assert contents(tmp_path) == {}
+    assert set(contents(tmp_path)) == {"plan.json"}
 
 
 def test_a_source_that_fails_half_way_keeps_the_chunks_that_were_done(tmp_path, complete, monkeypatch):
@@ -297,7 +303,7 @@ def test_a_source_that_fails_half_way_keeps_the_chunks_that_were_done(tmp_path, 
         raise OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output error"):
-        build_cache(failing(), ByteTokenizer(), tmp_path, seq_len=64, unit_tokens=2000, source_fingerprint="texts")
+        build_cache(failing(), ByteTokenizer(), tmp_path, seq_len=64, unit_bytes=2000, source_fingerprint="texts")
     assert len(chunk_files(tmp_path)) > 3
     assert not assert_nothing_half_written(tmp_path, complete)
     build(tmp_path)

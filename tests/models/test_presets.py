@@ -10,14 +10,15 @@ import torch
 
 from llm_trainer.common.errors import ConfigError
 from llm_trainer.config import ModelConfig
-from llm_trainer.models import PRESETS, TransformerLM, preset
+from llm_trainer.models import PRESETS, TransformerLM, build_model, preset
+from llm_trainer.models.interop.llama2c_tree import llama2c_tree
 from llm_trainer.models.summary import describe, describe_presets, list_parameters
 from tests.models.tiny import tiny_model
 
 
 def count(config: ModelConfig) -> int:
     with torch.device("meta"):
-        model = TransformerLM(config)
+        model = build_model(config)
     assert all(parameter.is_meta for parameter in model.parameters())
     return model.num_parameters()
 
@@ -33,6 +34,13 @@ def count(config: ModelConfig) -> int:
         ("stories15m", 15_191_712),
         ("nano", 19_926_120),
         ("qwen3_nano", 5_311_232),
+        ("moe_nano", 9_792_256),
+        ("mistral_nano", 5_048_576),
+        ("bert_base", 109_514_298),
+        ("t5_small", 60_506_624),
+        ("t5_v1_1_small", 76_961_152),
+        ("transformer_2017", 63_054_848),
+        ("lightlm", 213_366_528),
     ],
 )
 def test_presets_have_their_published_sizes(name: str, parameters: int) -> None:
@@ -120,3 +128,34 @@ def test_rows_add_up_and_show_what_is_frozen() -> None:
         name for name, _ in model.named_parameters() if name.startswith("blocks.0.")
     }
     assert sum("frozen" in line for line in describe(model).splitlines()) == 9
+
+
+@pytest.mark.covers("R144")
+def test_the_toy_model_prints_as_llama2c_prints_it() -> None:
+    block = """\
+    (0-5): 6 x TransformerBlock(
+      (attention): Attention(
+        (wq): Linear(in_features=288, out_features=288, bias=False)
+        (wk): Linear(in_features=288, out_features=288, bias=False)
+        (wv): Linear(in_features=288, out_features=288, bias=False)
+        (wo): Linear(in_features=288, out_features=288, bias=False)
+        (attn_dropout): Dropout(p=0.0, inplace=False)
+        (resid_dropout): Dropout(p=0.0, inplace=False)
+      )
+      (feed_forward): FeedForward(
+        (w1): Linear(in_features=288, out_features=768, bias=False)
+        (w2): Linear(in_features=768, out_features=288, bias=False)
+        (w3): Linear(in_features=288, out_features=768, bias=False)
+        (dropout): Dropout(p=0.0, inplace=False)
+      )
+      (attention_norm): RMSNorm()
+      (ffn_norm): RMSNorm()
+    )
+"""
+    assert llama2c_tree(preset("llama2c_15m")) == (
+        "Transformer(\n  (tok_embeddings): Embedding(32000, 288)\n  (dropout): Dropout(p=0.0, inplace=False)\n"
+        f"  (layers): ModuleList(\n{block}  )\n"
+        "  (norm): RMSNorm()\n  (output): Linear(in_features=288, out_features=32000, bias=False)\n)"
+    )
+    with pytest.raises(ConfigError, match="qk_norm"):
+        llama2c_tree(preset("qwen3_nano"))

@@ -11,6 +11,7 @@ import torch
 
 from llm_trainer.models import TransformerLM, preset
 from llm_trainer.models.interop import export_hf, from_hf, load_hf, to_hf
+from llm_trainer.tokenizer import BPETokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -50,6 +51,95 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, geglu": ("llama", {**LLAMA, "hidden_act": "gelu", "rms_norm_eps": 1e-3}),
     "qwen3, tied": ("qwen3", {**LLAMA, "head_dim": 8, "tie_word_embeddings": True}),
     "qwen3, untied": ("qwen3", {**LLAMA, "head_dim": 8, "tie_word_embeddings": False, "rope_theta": 1e6}),
+    "qwen3, wide heads": ("qwen3", {**LLAMA, "head_dim": 16, "tie_word_embeddings": False}),
+    "llama, wide heads": ("llama", {**LLAMA, "head_dim": 20}),
+    "qwen2, tied": ("qwen2", {**LLAMA, "tie_word_embeddings": True}),
+    "qwen2, untied, full heads": ("qwen2", {**LLAMA, "num_key_value_heads": 6, "tie_word_embeddings": False}),
+    "qwen2, window in the last layers": (
+        "qwen2",
+        {**LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "qwen3, window in every other layer": (
+        "qwen3",
+        {
+            **LLAMA,
+            "head_dim": 8,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "mistral": ("mistral", {**LLAMA, "sliding_window": 7, "tie_word_embeddings": True}),
+    "mistral, wide heads": ("mistral", {**LLAMA, "sliding_window": 3, "head_dim": 12}),
+    "llama, linear scaling": ("llama", {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    # The 20 tokens are more than 16, so the base changes.
+    "llama, dynamic scaling": (
+        "llama",
+        {**LLAMA, "max_position_embeddings": 16, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    ),
+    "llama, yarn": (
+        "llama",
+        {
+            **LLAMA,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        },
+    ),
+    "qwen3, yarn, own factor": (
+        "qwen3",
+        {
+            **LLAMA,
+            "head_dim": 8,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+                "attention_factor": 1.3,
+                "beta_fast": 20.0,
+                "beta_slow": 2.0,
+            },
+        },
+    ),
+    "llama, llama3 scaling": (
+        "llama",
+        {
+            **LLAMA,
+            "rope_theta": 500000.0,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
+    "mixtral": ("mixtral", {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "mixtral, window": ("mixtral", {**LLAMA, "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 5}),
+    "qwen3-moe": (
+        "qwen3_moe",
+        {
+            **LLAMA,
+            "head_dim": 8,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+            "mlp_only_layers": [0],
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3-moe, every other layer": (
+        "qwen3_moe",
+        {
+            **LLAMA,
+            "head_dim": 8,
+            "num_experts": 4,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 2,
+        },
+    ),
     "gpt2": ("gpt2", GPT2),
     "gpt2, untied, relu": (
         "gpt2",
@@ -70,6 +160,10 @@ def reference(case: str) -> Any:
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
+
+
+def kind_of(case: str) -> str:
+    return CASES[case][0]
 
 
 def token_ids() -> torch.Tensor:
@@ -95,6 +189,8 @@ def test_logits_loss_and_gradients_equal_those_of_transformers(case: str) -> Non
     gradients.update({"lm_head.weight": ours.lm_head.weight.grad})
     _, named_as_theirs = gradients_by_their_names(ours, gradients)
     for name, parameter in theirs.named_parameters():
+        if ".mlp.experts." in name or (kind_of(case) == "mixtral" and ".mlp.gate." in name):
+            continue  # in memory under other names than in files; test_moe_transformers.py compares these
         torch.testing.assert_close(named_as_theirs[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
@@ -132,6 +228,45 @@ def test_an_exported_model_loads_in_transformers_with_the_same_logits(case: str,
     # what they save, we load
     loaded.save_pretrained(tmp_path / "theirs")
     assert torch.equal(load_hf(tmp_path / "theirs")(token_ids()).logits, ours(token_ids()).logits)
+
+
+GENERATED = [
+    "llama, grouped, tied",
+    "gpt2",
+    "qwen2, tied",
+    "qwen3, window in every other layer",
+    "mistral",
+    "llama, yarn",
+]
+
+
+@pytest.mark.covers("R305", "R303")
+@pytest.mark.parametrize("case", GENERATED)
+def test_an_exported_folder_generates_the_same_tokens_with_its_own_tokenizer(case: str, tmp_path: Path) -> None:
+    """One folder, two Auto classes: greedy generation is equal token by token, and so is the text."""
+    kind, values = CASES[case]
+    tokenizer = BPETokenizer().train_from_iterator(["a quick brown fox, a lazy dog; " * 5] * 9, vocab_size=275)
+    torch.manual_seed(0)
+    # 300 rows and 275 tokens: a padded vocabulary
+    start = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(kind, **{**values, "vocab_size": 300})
+    )
+    ours = from_hf(start.config.to_dict(), start.state_dict()).eval()
+    end = tokenizer.eos_token_id
+    export_hf(ours, tmp_path, bos_token_id=end, eos_token_id=end, pad_token_id=end, shard_size=100_000)
+    tokenizer.save_pretrained(tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.generation_config.eos_token_id == end
+    prompt = "a quick brown"
+    ids = torch.tensor([tokenizer.encode(prompt)])
+    assert their_tokenizer(prompt, add_special_tokens=False)["input_ids"] == ids[0].tolist()
+    expected = theirs.generate(ids, max_new_tokens=16, do_sample=False)
+    found = ours.generate(ids, max_new_tokens=16, do_sample=False, eos_token_id=end)
+    assert found.tolist() == expected.tolist()
+    # The rows beyond the tokenizer's are no text.
+    texts = expected[0][expected[0] < tokenizer.vocab_size]
+    assert their_tokenizer.decode(texts) == tokenizer.decode(texts.tolist())
 
 
 def test_sharded_files_of_transformers_load(tmp_path: Path) -> None:

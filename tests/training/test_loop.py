@@ -274,3 +274,9 @@ def test_auto_precision_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) ->
         assert chosen.format == expected
         assert "measured now" in chosen.reason
     precision._probe_cpu.cache_clear()
+
+
+def test_small_numbers_are_small_numbers_again_when_training_is_over() -> None:
+    tiny = torch.tensor(torch.finfo(torch.float32).smallest_normal)
+    Trainer(tiny_model(), None, config(max_steps=1)).fit(ListLoader())
+    assert tiny / 2 > 0

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from llm_trainer.common.user_folder import cache_folder
 from llm_trainer.config import ModelConfig, TrainingConfig
 from llm_trainer.training import Trainer, modules, tuning_search
 from llm_trainer.training.tuning import Tuning, tune
-from llm_trainer.training.tuning_cache import FILE, TuningCache, cache_folder
+from llm_trainer.training.tuning_cache import FILE, TuningCache
 from llm_trainer.training.tuning_probe import Measurer, Setting
 from llm_trainer.training.tuning_search import micro_batches
 from tests.training.helpers import ListLoader, Recorder, config, tiny_model

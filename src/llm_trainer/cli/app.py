@@ -5,6 +5,7 @@ Only Typer is imported here. Each command imports what it needs when it runs, so
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -39,7 +40,23 @@ def _root(
 
 
 def _add_commands() -> None:
-    from llm_trainer.cli import config, data, doctor, generate, memory, quickstart, runs, study, tokenizer, train
+    from llm_trainer.cli import (
+        config,
+        data,
+        doctor,
+        experts,
+        export,
+        generate,
+        import_,
+        inspect,
+        memory,
+        quickstart,
+        runs,
+        study,
+        tokenizer,
+        train,
+        trust,
+    )
 
     app.command("quickstart", rich_help_panel="Train")(quickstart.quickstart)
     app.command("train", rich_help_panel="Train")(train.train)
@@ -48,12 +65,16 @@ def _add_commands() -> None:
     app.command("evaluate", rich_help_panel="Use")(generate.evaluate)
     app.command("generate", rich_help_panel="Use")(generate.generate)
     app.command("chat", rich_help_panel="Use")(generate.chat)
+    app.command("export", rich_help_panel="Use")(export.export)
+    app.command("import", rich_help_panel="Use")(import_.import_)
     app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel="Prepare")
     app.add_typer(data.app, name="data", rich_help_panel="Prepare")
     app.add_typer(config.app, name="config", rich_help_panel="Prepare")
     app.add_typer(runs.app, name="runs", rich_help_panel="Look")
-    app.command("inspect", rich_help_panel="Look")(study.inspect)
+    app.command("inspect", rich_help_panel="Look")(inspect.inspect)
+    app.command("experts", rich_help_panel="Look")(experts.experts)
     app.command("ablate", rich_help_panel="Look")(study.ablate)
+    app.command("trust", rich_help_panel="Use")(trust.trust)
     app.command("doctor", rich_help_panel="Look")(doctor.doctor)
 
 
@@ -75,5 +96,16 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (head, less) has left; nobody is there to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _silence_stdout()
+        typer.echo(f"error: the output cannot be written: {os.strerror(error.errno)}", err=True)
+        sys.exit(1)
+
+
+def _silence_stdout() -> None:
+    """What is still in the buffer goes nowhere, instead of failing once more when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -47,7 +47,7 @@ def generate(
     device: Device = "auto",
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Continue a prompt.
+    """Continue a prompt; answer it, fill its gaps ([MASK]) or label it, if that is what the model has learnt.
 
     Example: llm-trainer generate --prompt "The future of AI is" --temperature 0.7
     """
@@ -67,7 +67,11 @@ def generate(
     )
     prompt = prompt if prompt is not None else _read_prompt()
     loaded = load_model(run, runs_dir=runs_dir, checkpoint=checkpoint, device=device)
-    if config.uses_beams:
+    if loaded.model.config.family == "encoder":
+        from llm_trainer.workflows.answers import encoder_answer
+
+        typer.echo(encoder_answer(loaded.model, loaded.tokenizer, prompt))
+    elif config.uses_beams:
         typer.echo(loaded.generator.generate(prompt, config))
     else:
         _stream(loaded.generator.stream(prompt, config))

@@ -1,23 +1,12 @@
-"""``llm-trainer inspect`` and ``ablate``: look at models and compare them."""
+"""``llm-trainer ablate``: compare models."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llm_trainer.cli.options import OutputDir, RunsDir
-
-
-def inspect(
-    target: Annotated[str, typer.Argument(help="A configuration file, a run, or a folder with a model.")],
-    runs_dir: RunsDir = Path("runs"),
-) -> None:
-    """Name, shape and size of every parameter. Nothing is loaded: a 1B model fits on any laptop."""
-    from llm_trainer.workflows.inspect import inspect_model
-
-    typer.echo(inspect_model(target, runs_dir=runs_dir))
+from llm_trainer.cli.options import OutputDir
 
 
 def ablate(

@@ -45,7 +45,8 @@ def run_training(
     if config is not None and "=" in config and not Path(config).exists():
         overrides = [config, *overrides]
         config = None
-    if config is None and resume:
+    named_by_person = not (config is None and resume)
+    if not named_by_person:
         output_dir = output_dir or _newest_run()
         config = str(output_dir / "config.yaml")
     loaded = load_config(config, overrides)
@@ -58,6 +59,7 @@ def run_training(
         )
 
     from llm_trainer.common.devices import rank
+    from llm_trainer.models.extensions import find_extensions, import_extensions
     from llm_trainer.workflows.pretrain import describe_plan, plan_run, train_run
 
     def echo(text: str) -> None:
@@ -66,8 +68,12 @@ def run_training(
 
     for note in loaded.notes:
         echo(note)
+    if named_by_person and config is not None:
+        find_extensions(loaded.run.model, Path(config).parent)
+    if named_by_person:
+        import_extensions(loaded.run.model.extensions, named_by_person=True)
     if dry_run:
-        echo(describe_plan(plan_run(loaded.run)))
+        echo(describe_plan(plan_run(loaded.run, resume=resume)))
         return
     echo(train_run(loaded.run, resume=resume).summary())
 

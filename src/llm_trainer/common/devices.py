@@ -45,6 +45,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def rank() -> int:
     """This process's number among all (``torchrun`` sets it)."""
     return int(os.environ.get("RANK", "0"))

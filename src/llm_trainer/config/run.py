@@ -9,9 +9,9 @@ from llm_trainer.common.hashing import fingerprint
 from llm_trainer.config.base import Settings
 from llm_trainer.config.data import DataConfig
 from llm_trainer.config.generation import GenerationConfig
-from llm_trainer.config.model import ModelConfig
+from llm_trainer.config.model import Family, ModelConfig
 from llm_trainer.config.tokenizer import TokenizerConfig
-from llm_trainer.config.training import TrainingConfig
+from llm_trainer.config.training import ObjectiveName, TrainingConfig
 
 
 class RunConfig(Settings):
@@ -55,8 +55,20 @@ class RunConfig(Settings):
         """A stable name of the whole configuration: equal for a run and for its re-run from the saved file."""
         return fingerprint({key: value for key, value in self.to_dict().items() if key not in ("name", "output_dir")})
 
+    @property
+    def objective(self) -> ObjectiveName:
+        """What is learnt, resolved: what was asked for, else what suits the model's family and the columns named."""
+        if self.training.objective is not None:
+            return self.training.objective
+        if self.model.family == "encoder":
+            return "classification" if self.data.label_column is not None else "mlm"
+        if self.model.family == "encoder_decoder":
+            return "seq2seq" if self.data.target_column is not None else "span_corruption"
+        return "causal_lm"
+
     def contradictions(self) -> Iterable[str]:
         """Sections that do not fit together."""
+        yield from self._objective_contradictions()
         length, limit = self.data.max_length, self.model.max_seq_len
         if length is not None and self.model.given("max_seq_len") and length > limit:
             yield (
@@ -72,6 +84,30 @@ class RunConfig(Settings):
                 f"tokenizer.vocab_size ({tokenizer_size}) is larger than model.vocab_size ({self.model.vocab_size}); "
                 "the model could not embed every token"
             )
+
+    def _objective_contradictions(self) -> Iterable[str]:
+        """An objective that the model's family cannot learn, or that its data lacks columns for."""
+        objective = self.objective
+        family, columns = OBJECTIVES[objective]
+        if self.model.family != family:
+            yield f"training.objective: {objective} is for model.family {family}, not {self.model.family}"
+        missing = [name for name in columns if getattr(self.data, name) is None]
+        if missing:
+            yield f"training.objective: {objective} needs {' and '.join(f'data.{name}' for name in missing)}"
+        for name in ("label_column", "source_column", "target_column"):
+            if getattr(self.data, name) is not None and name not in columns:
+                yield f"data.{name} means nothing to training.objective {objective}; leave it out"
+
+
+OBJECTIVES: dict[ObjectiveName, tuple[Family, tuple[str, ...]]] = {
+    "causal_lm": ("decoder", ()),
+    "mlm": ("encoder", ()),
+    "span_corruption": ("encoder_decoder", ()),
+    "seq2seq": ("encoder_decoder", ("source_column", "target_column")),
+    "classification": ("encoder", ("label_column",)),
+    "token_classification": ("encoder", ("label_column",)),
+}
+"""Which family learns what, and the columns that its data must have."""
 
 
 def section_defaults() -> dict[str, Settings]:

@@ -14,6 +14,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OptimizerName = Literal["adamw", "adafactor", "lion", "muon", "sgd"]
 SchedulerName = Literal["cosine", "linear", "polynomial", "constant", "wsd", "inverse_sqrt"]
 WarmupShape = Literal["linear", "log"]
+ObjectiveName = Literal["causal_lm", "mlm", "span_corruption", "seq2seq", "classification", "token_classification"]
 
 
 LOSS_SCALING = ("loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "min_loss_scale")
@@ -48,6 +49,17 @@ class TrainingConfig(Settings):
     use_packed_cache: bool = True
     """False: the packed cache is temporary and is removed after the run."""
 
+    # What is learnt
+    objective: ObjectiveName | None = None
+    """causal_lm (next token), mlm (masked tokens), span_corruption (missing stretches), seq2seq (data.target_column
+    from data.source_column), classification or token_classification (data.label_column). Unset: by model.family."""
+    mask_probability: float = Field(0.15, gt=0, lt=1)
+    """mlm and span_corruption: share of the tokens that are to be guessed."""
+    whole_word_masking: bool = False
+    """mlm: guess whole words."""
+    mean_span_length: float = Field(3.0, ge=1.5)
+    """span_corruption: mean length of a missing stretch, in tokens."""
+
     # Optimizer
     optimizer: OptimizerName = "adamw"
     """adamw, adafactor (little memory), lion (half of adamw's), muon (hidden matrices, AdamW for the rest), sgd."""
@@ -77,6 +89,10 @@ class TrainingConfig(Settings):
     """Added to the root of the second moment."""
     z_loss: float = Field(0.0, ge=0)
     """Adds this times the squared log-normaliser of each prediction to the training loss; 1e-4 keeps logits small."""
+    router_bias_rate: float = Field(0.001, ge=0)
+    """Mixture of experts: how far the bias of each expert moves per step towards balanced loads; 0 turns it off."""
+    router_aux_loss: float = Field(0.0, ge=0)
+    """Mixture of experts: weight of Switch's auxiliary loss for balance, per sequence; the biases mostly suffice."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 turns it off."""
 
@@ -130,6 +146,8 @@ class TrainingConfig(Settings):
     and compile. False: two matrix products decide the precision, PyTorch the threads, and the others are off."""
 
     # Regularity
+    init_from: str | None = None
+    """Start from the weights and the tokenizer of a run, or of a folder with a model. Unset: fresh weights."""
     seed: Int = 1337
     """Initial weights, order of the data and dropout all follow from it."""
     use_ema: bool = False
@@ -187,9 +205,12 @@ class TrainingConfig(Settings):
         **dict.fromkeys(("per_device_train_batch_size", "micro_batch_size", "device_batch_size"), "batch_size"),
         **dict.fromkeys(("grad_accum_steps", "accumulation_steps"), "gradient_accumulation_steps"),
         **dict.fromkeys(("lr", "max_lr"), "learning_rate"),
+        **dict.fromkeys(("mlm_probability", "noise_density"), "mask_probability"),
+        "mean_noise_span_length": "mean_span_length",
         **dict.fromkeys(("adam_beta1",), "beta1"),
         **dict.fromkeys(("adam_beta2",), "beta2"),
         **dict.fromkeys(("adam_epsilon", "eps"), "epsilon"),
+        **dict.fromkeys(("router_aux_loss_coef",), "router_aux_loss"),
         **dict.fromkeys(("grad_clip", "gradient_clip", "max_norm", "clip_grad_norm"), "max_grad_norm"),
         **dict.fromkeys(("lr_scheduler_type", "scheduler"), "lr_scheduler"),
         **dict.fromkeys(("warmup_iters",), "warmup_steps"),

@@ -1,18 +1,18 @@
-"""A finished cache of packed sequences, for reading."""
+"""A cache of packed sequences, for reading."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from llm_trainer.common.errors import CorruptionError, DataError
-from llm_trainer.data.chunk import REPACK_HINT, Block, ChunkReader, PackedSequence
-from llm_trainer.data.manifest import Manifest
+from llm_trainer.data.chunk import REPACK_HINT, Block, ChunkInfo, ChunkReader, PackedSequence
+from llm_trainer.data.manifest import MANIFEST, REBUILD_HINT, Manifest, PackConfig
 from llm_trainer.data.packing import IntArray
 
 OPEN_CHUNKS = 64
@@ -33,17 +33,26 @@ class TokenCache:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
-        self.manifest = manifest
-        self._chunk_starts = np.cumsum([0, *(chunk.sequences for chunk in manifest.chunks)])
+        self.manifest = Manifest(manifest.origin, ())
+        self.chunk_starts: IntArray = np.zeros(1, dtype=np.int64)
+        """The first sequence of every chunk, and the number of all. (chunks + 1,)"""
+        self.block_starts: IntArray = np.zeros(0, dtype=np.int64)
+        """The first sequence of every compressed block. (blocks,)"""
         self._readers: OrderedDict[int, ChunkReader] = OrderedDict()
         self._blocks: OrderedDict[tuple[int, int], Block] = OrderedDict()
         self._block_bytes = 0
         self._lock = threading.Lock()
-        starts = []
-        for index in range(len(manifest.chunks)):
-            starts.append(self._chunk_starts[index] + self._reader(index).block_starts())
-        self.block_starts: IntArray = np.concatenate(starts)
-        """The first sequence of every compressed block. (blocks,)"""
+        self._append(manifest.chunks)
+
+    def _append(self, chunks: Sequence[ChunkInfo]) -> None:
+        """Take chunks in, after those that are there. Their headers and block tables are checked."""
+        before = len(self.manifest.chunks)
+        manifest = Manifest(self.manifest.origin, (*self.manifest.chunks, *chunks))
+        ends = np.cumsum([0, *(chunk.sequences for chunk in manifest.chunks)])
+        readers = [self._reader(index, manifest) for index in range(before, len(manifest.chunks))]
+        starts = [first + reader.block_starts() for first, reader in zip(ends[before:], readers)]
+        self.manifest, self.chunk_starts = manifest, ends
+        self.block_starts = np.concatenate([self.block_starts, *starts])
 
     @classmethod
     def open(
@@ -64,22 +73,16 @@ class TokenCache:
         if not folder.is_dir():
             raise DataError(f"there is no cache at {folder}", hint="make one: llm-trainer data pack --help")
         manifest = Manifest.read(folder)
-        config = manifest.origin.config
-        if expect_tokenizer is not None and expect_tokenizer != config.tokenizer:
-            raise DataError(
-                f"{folder} was packed with tokenizer {config.tokenizer}, not with {expect_tokenizer}: "
-                "its numbers mean other text",
-                hint="use that tokenizer, or pack again with this one: llm-trainer data pack ... --force-rebuild",
+        check_expectations(folder, manifest.origin.config, expect_tokenizer, expect_seq_len)
+        cache = cls(folder, manifest)
+        if not cache._reader(len(manifest.chunks) - 1).metadata["last"]:
+            raise CorruptionError(
+                f"{folder / MANIFEST} names {len(manifest.chunks):,} chunks, and there must be more", hint=REBUILD_HINT
             )
-        if expect_seq_len is not None and expect_seq_len != config.seq_len:
-            raise DataError(
-                f"{folder} holds sequences of {config.seq_len} tokens, {expect_seq_len} are asked for",
-                hint="ask for that length, or pack again with this one: llm-trainer data pack ... --force-rebuild",
-            )
-        return cls(folder, manifest)
+        return cache
 
     def __len__(self) -> int:
-        return int(self._chunk_starts[-1])
+        return int(self.chunk_starts[-1])
 
     @property
     def seq_len(self) -> int:
@@ -101,12 +104,23 @@ class TokenCache:
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"sequence indices must be from 0 to {len(self) - 1}")
-        chunks = np.searchsorted(self._chunk_starts, wanted, side="right") - 1
+        chunks = np.searchsorted(self.chunk_starts, wanted, side="right") - 1
         blocks = np.searchsorted(self.block_starts, wanted, side="right") - 1
-        first_blocks = np.searchsorted(self.block_starts, self._chunk_starts[chunks])
+        first_blocks = np.searchsorted(self.block_starts, self.chunk_starts[chunks])
         rows = wanted - self.block_starts[blocks]
         places = zip(chunks.tolist(), (blocks - first_blocks).tolist(), rows.tolist())
         return [self._block(chunk, block)[row] for chunk, block, row in places]
+
+    def scan(self) -> Iterator[Block]:
+        """All blocks in order, without keeping any: the fastest way through a cache.
+
+        Raises:
+            CorruptionError: a block is damaged; the message names file and block.
+        """
+        for chunk in range(len(self.manifest.chunks)):
+            reader = self._reader(chunk)
+            for index in range(reader.blocks):
+                yield reader.block(index)
 
     def verify(self) -> None:
         """Read and check every byte.
@@ -117,12 +131,12 @@ class TokenCache:
         for index in range(len(self.manifest.chunks)):
             self._reader(index).verify()
 
-    def _reader(self, index: int) -> ChunkReader:
+    def _reader(self, index: int, manifest: Manifest | None = None) -> ChunkReader:
         with self._lock:
             if index in self._readers:
                 self._readers.move_to_end(index)
                 return self._readers[index]
-        expected = self.manifest.chunks[index]
+        expected = (manifest or self.manifest).chunks[index]
         reader = ChunkReader(self.folder / expected.file)
         if reader.info != expected:
             raise CorruptionError(f"{reader.path} is not the chunk that the manifest names", hint=REPACK_HINT)
@@ -147,3 +161,24 @@ class TokenCache:
             while self._block_bytes > BLOCK_MEMORY and len(self._blocks) > 1:
                 self._block_bytes -= self._blocks.popitem(last=False)[1].nbytes
         return block
+
+
+def check_expectations(
+    folder: Path, config: PackConfig, expect_tokenizer: str | None, expect_seq_len: int | None
+) -> None:
+    """Refuse a cache that was made for another tokenizer or sequence length.
+
+    Raises:
+        DataError: naming both.
+    """
+    if expect_tokenizer is not None and expect_tokenizer != config.tokenizer:
+        raise DataError(
+            f"{folder} was packed with tokenizer {config.tokenizer}, not with {expect_tokenizer}: "
+            "its numbers mean other text",
+            hint="use that tokenizer, or pack again with this one: llm-trainer data pack ... --force-rebuild",
+        )
+    if expect_seq_len is not None and expect_seq_len != config.seq_len:
+        raise DataError(
+            f"{folder} holds sequences of {config.seq_len} tokens, {expect_seq_len} are asked for",
+            hint="ask for that length, or pack again with this one: llm-trainer data pack ... --force-rebuild",
+        )

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import lz4.block
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -31,6 +30,7 @@ import xxhash
 from llm_trainer.common.errors import CorruptionError, DataError
 from llm_trainer.common.files import write_bytes
 from llm_trainer.common.hashing import hash_bytes
+from llm_trainer.data.codecs import BY_NUMBER, CODECS
 
 TokenArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 LengthArray: TypeAlias = npt.NDArray[np.uint32]
@@ -44,8 +44,7 @@ _MAGIC = b"LLMTPK\r\n"
 _HEADER = struct.Struct("<8sIIIIIIIQQQQQ")
 _TABLE = np.dtype([("offset", "<u8"), ("stored", "<u4"), ("raw", "<u4"), ("hash", "<u8")])
 _CHECKSUM_BYTES = 16
-CODECS = {"none": 0, "lz4": 1}  # 2 is kept for zstd
-REPACK_HINT = "make it again from its source: llm-trainer data pack ... --force-rebuild"
+REPACK_HINT = "make just what is damaged again, from its text: llm-trainer data pack ... --mode inverse"
 
 
 class PackedSequence(NamedTuple):
@@ -106,7 +105,7 @@ def write_chunk(
         sequences: the rows, at least one, in order.
         seq_len: the most tokens a row may have.
         dtype: ``"uint16"`` or ``"uint32"``.
-        codec: ``"lz4"`` or ``"none"``.
+        codec: ``"lz4"``, ``"zstd"`` or ``"none"``.
         documents: how many documents the rows were made from.
         text_bytes: their size as UTF-8.
         tokens_in: how many tokens they became before packing.
@@ -121,12 +120,12 @@ def write_chunk(
     offset = _HEADER.size + len(meta) + table.nbytes + _CHECKSUM_BYTES
     for index in range(len(table)):
         raw = _join_block(sequences[index * SEQUENCES_PER_BLOCK : (index + 1) * SEQUENCES_PER_BLOCK], dtype)
-        stored = lz4.block.compress(raw, store_size=False) if codec == "lz4" else raw
+        stored = CODECS[codec].compress(raw)
         table[index] = (offset, len(stored), len(raw), xxhash.xxh3_64_intdigest(stored))
         offset += len(stored)
         blocks.append(stored)
     tokens = sum(len(sequence.tokens) for sequence in sequences)
-    fixed = (_MAGIC, VERSION, len(meta), len(table), np.dtype(dtype).itemsize, CODECS[codec], seq_len)
+    fixed = (_MAGIC, VERSION, len(meta), len(table), np.dtype(dtype).itemsize, CODECS[codec].number, seq_len)
     counts = (len(sequences), documents, text_bytes, tokens_in, tokens)
     head = _HEADER.pack(*fixed, SEQUENCES_PER_BLOCK, *counts) + meta + table.tobytes()
     checksum = hash_bytes(head)
@@ -158,9 +157,14 @@ class Block:
         return len(self._piece_bounds) - 1
 
     @property
-    def tokens(self) -> int:
-        """Tokens in all sequences of the block."""
-        return len(self._tokens)
+    def tokens(self) -> TokenArray:
+        """Tokens of all sequences of the block, end to end."""
+        return self._tokens
+
+    @property
+    def piece_lengths(self) -> LengthArray:
+        """Tokens in each piece of all sequences of the block, in order."""
+        return self._piece_lengths
 
     def __getitem__(self, index: int) -> PackedSequence:
         tokens = self._tokens[self._token_bounds[index] : self._token_bounds[index + 1]]
@@ -204,7 +208,8 @@ class ChunkReader:
         if checksum.hex() != hash_bytes(self._view[:head_end]):
             raise CorruptionError(f"{path}: the header or the block table is damaged (checksum)", hint=REPACK_HINT)
         self.metadata: dict[str, Any] = json.loads(bytes(self._view[_HEADER.size : table_at]))
-        self._table: npt.NDArray[np.void] = np.frombuffer(self._view, _TABLE, blocks, table_at)
+        # A copy, as of the blocks: what is left mapped could be cut off by another program at any time.
+        self._table: npt.NDArray[np.void] = np.frombuffer(self._view, _TABLE, blocks, table_at).copy()
         size = int(self._table["offset"][-1]) + int(self._table["stored"][-1])
         if len(self._view) != size:
             found = f"{len(self._view):,} bytes instead of {size:,}"
@@ -230,15 +235,16 @@ class ChunkReader:
             CorruptionError: the bytes are not the ones that were written.
         """
         offset, stored_size, raw_size, expected = self._table[index].tolist()
+        if self._map.size() < offset + stored_size:  # reading beyond the end of a mapped file ends the process
+            raise CorruptionError(f"{self.path} was truncated while it was being read", hint=REPACK_HINT)
         stored = self._view[offset : offset + stored_size]
         if xxhash.xxh3_64_intdigest(stored) != expected:
             raise CorruptionError(
                 f"{self.path}: block {index} of {self.blocks} is damaged (checksum)", hint=REPACK_HINT
             )
-        if self._codec == CODECS["lz4"]:
-            stored = lz4.block.decompress(stored, uncompressed_size=raw_size)
+        raw = BY_NUMBER[self._codec].decompress(stored, raw_size)
         sequences = min(self._per_block, len(self) - index * self._per_block)
-        return Block(stored, sequences, self._token_bytes)
+        return Block(raw, sequences, self._token_bytes)
 
     def verify(self) -> None:
         """Check every block.
@@ -246,6 +252,6 @@ class ChunkReader:
         Raises:
             CorruptionError: naming the first damaged block.
         """
-        tokens = sum(self.block(index).tokens for index in range(self.blocks))
+        tokens = sum(len(self.block(index).tokens) for index in range(self.blocks))
         if tokens != self.info.tokens:
             raise CorruptionError(f"{self.path} holds {tokens:,} tokens, its header says {self.info.tokens:,}")

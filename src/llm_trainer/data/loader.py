@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from llm_trainer.common.errors import DataError
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.data.cache import TokenCache
 from llm_trainer.data.collate import Batch, collate
+from llm_trainer.data.curriculum import Order
 from llm_trainer.data.order import EpochOrder
 from llm_trainer.data.packing import IntArray
 from llm_trainer.data.threads import ThreadedDataLoader
@@ -36,6 +38,11 @@ class PackedLoader:
             part each time, and every sequence is seen once before any is seen twice.
         limit: use only the first sequences of the cache.
         pad_token_id: what stands in padding.
+        collator: makes the batches instead of :func:`collate`, from what the cache reads and from the places of those
+            sequences in the endless stream, (rows,); with it, the cache may hold anything (:class:`Examples`).
+
+        order: another order than a shuffle, such as a :class:`~llm_trainer.data.curriculum.CurriculumOrder`; it must
+            be made for as many sequences as are served.
 
     Raises:
         DataError: an argument is out of its range.
@@ -56,6 +63,8 @@ class PackedLoader:
         epoch_fraction: float = 1.0,
         limit: int | None = None,
         pad_token_id: int = 0,
+        collator: Callable[[Any, IntArray], Batch] | None = None,
+        order: Order | None = None,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, not {batch_size}")
@@ -75,6 +84,8 @@ class PackedLoader:
         self.epoch_fraction = epoch_fraction
         self.limit = limit
         self.pad_token_id = pad_token_id
+        self.collator = collator
+        self.order = order
 
     @property
     def sequences(self) -> int:
@@ -87,7 +98,8 @@ class PackedLoader:
     @property
     def fingerprint(self) -> str:
         """Identity of the sequences served; a checkpoint stores it, and a count means nothing for other ones."""
-        return fingerprint([self.cache.fingerprint, self.sequences])
+        served: list[object] = [self.cache.fingerprint, self.sequences]
+        return fingerprint(served if self.order is None else [*served, self.order.fingerprint])
 
     def batches(self, start_sequence: int = 0, stop_sequence: int | None = None) -> Iterator[Batch]:
         """This rank's micro-batches of the endless stream from one count of sequences to another.
@@ -113,20 +125,26 @@ class PackedLoader:
         """Which sequences of the cache stand at ``count`` positions of the stream, for all ranks. (count,)"""
         return self._indices(self._order(), start_sequence, count)
 
-    def _order(self) -> EpochOrder | None:
+    def _order(self) -> Order | EpochOrder | None:
+        if self.order is not None:
+            return self.order
         return EpochOrder(self.cache.block_starts, self.sequences, self.seed) if self.shuffle else None
 
-    def _indices(self, order: EpochOrder | None, start: int, count: int) -> IntArray:
+    def _indices(self, order: Order | EpochOrder | None, start: int, count: int) -> IntArray:
         if order is None:
             return np.arange(start, start + count, dtype=np.int64) % self.sequences
         return order.indices(start, count)
 
-    def _load(self, order: EpochOrder | None, first: int, stop: int | None) -> Batch:
+    def _load(self, order: Order | EpochOrder | None, first: int, stop: int | None) -> Batch:
         count = self.batch_size * self.world_size
         if stop is not None:
             count = min(count, stop - first)
         mine = self._indices(order, first, count)[self.rank :: self.world_size]
-        batch = collate(self.cache.read(mine), self.cache.seq_len, pad_token_id=self.pad_token_id)
+        if self.collator is None:
+            batch = collate(self.cache.read(mine), self.cache.seq_len, pad_token_id=self.pad_token_id)
+        else:
+            places = first + self.rank + self.world_size * np.arange(len(mine), dtype=np.int64)
+            batch = self.collator(self.cache.read(mine), places)
         if self.pin_memory:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         return batch

@@ -14,13 +14,14 @@ from typing import Any, get_args
 from llm_trainer.common.errors import CorruptionError, DataError, UserError
 from llm_trainer.common.files import read_json, write_json
 from llm_trainer.common.hashing import fingerprint
-from llm_trainer.data.chunk import CODECS, ChunkInfo, ChunkReader, token_dtype
+from llm_trainer.data.chunk import ChunkInfo, ChunkReader, token_dtype
+from llm_trainer.data.codecs import CODECS
 from llm_trainer.data.packing import Packer
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 REBUILD_HINT = "run the same llm-trainer data pack command again: it keeps the good chunks and makes the rest"
-_CHUNK_NAME = re.compile(r"chunk-(\d{5,})\.tok")
+_CHUNK_NAME = re.compile(r"chunk-(\d{5,})-[0-9a-f]{8}\.tok")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class PackConfig:
         vocab_size: its size, which decides the width of a stored token.
         seq_len: tokens per sequence.
         packer: ``"bfd"`` or ``"concat"``.
-        codec: ``"lz4"`` or ``"none"``.
-        unit_tokens: a work unit, and so a chunk, ends with the document that reaches this many tokens.
+        codec: ``"lz4"``, ``"zstd"`` or ``"none"``.
+        unit_bytes: a work unit, and so a chunk, ends with the document that reaches this many bytes of UTF-8 text.
     """
 
     tokenizer: str
@@ -41,7 +42,7 @@ class PackConfig:
     seq_len: int
     packer: Packer
     codec: str
-    unit_tokens: int
+    unit_bytes: int
 
     def __post_init__(self) -> None:
         """Refuse settings that could only fail later, after minutes of tokenizing."""
@@ -51,6 +52,8 @@ class PackConfig:
             raise DataError(f"unknown compression {self.codec!r}", hint=f"use one of {', '.join(CODECS)}")
         if self.seq_len < 2:
             raise DataError(f"sequences need at least 2 tokens, got {self.seq_len}: nothing else can be predicted")
+        if self.unit_bytes < 1:
+            raise DataError(f"a unit must hold some text, got unit_bytes={self.unit_bytes}")
 
     @property
     def dtype(self) -> str:
@@ -79,7 +82,7 @@ class Origin:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {**asdict(self), "config_hash": self.config.hash}
+        return {"version": VERSION, **asdict(self), "config_hash": self.config.hash}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Origin:
@@ -127,7 +130,6 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``, atomically."""
         content = {
-            "version": VERSION,
             **self.origin.to_dict(),
             "fingerprint": self.fingerprint,
             "totals": self.totals(),
@@ -154,12 +156,7 @@ class Manifest:
             raise CorruptionError(f"{path} is damaged: {error.message}", hint=REBUILD_HINT) from None
         if content.pop("checksum", None) != fingerprint(content):
             raise CorruptionError(f"{path} is damaged: its checksum does not match its content", hint=REBUILD_HINT)
-        if content["version"] != VERSION:
-            raise DataError(
-                f"{path} has version {content['version']}, this program reads version {VERSION}",
-                hint="use the version of this program that wrote it, or pack again with --force-rebuild",
-            )
-        return cls(Origin.from_dict(content), tuple(ChunkInfo(**chunk) for chunk in content["chunks"]))
+        return cls(origin_of(content, path), tuple(ChunkInfo(**chunk) for chunk in content["chunks"]))
 
 
 def size_reduction(stored: int, tokens: int, dtype: str) -> dict[str, float]:
@@ -172,9 +169,23 @@ def size_reduction(stored: int, tokens: int, dtype: str) -> dict[str, float]:
     return {name: 1 - stored / (tokens * size) for name, size in sizes.items()}
 
 
-def chunk_path(folder: Path, unit: int) -> Path:
-    """The file of work unit ``unit``."""
-    return folder / f"chunk-{unit:05d}.tok"
+def origin_of(content: dict[str, Any], path: Path) -> Origin:
+    """The origin that a chunk, a plan or a manifest names.
+
+    Raises:
+        DataError: another version of this program wrote it.
+    """
+    if content.get("version") != VERSION:
+        raise DataError(
+            f"{path} has version {content.get('version', 1)}, this program reads version {VERSION}",
+            hint="use the version of this program that wrote it, or pack again with --force-rebuild",
+        )
+    return Origin.from_dict(content)
+
+
+def chunk_path(folder: Path, unit: int, config: PackConfig) -> Path:
+    """The file of work unit ``unit``. The name tells configurations apart, so that chunks of two never mix."""
+    return folder / f"chunk-{unit:05d}-{config.hash[:8]}.tok"
 
 
 def chunk_files(folder: Path) -> list[Path]:
@@ -199,17 +210,18 @@ def rebuild_manifest(folder: str | Path) -> Manifest:
     readers = [ChunkReader(path) for path in chunk_files(folder)] if folder.is_dir() else []
     if not readers:
         raise DataError(f"{folder} holds no chunks")
-    origin = Origin.from_dict(readers[0].metadata)
+    origin = origin_of(readers[0].metadata, readers[0].path)
+    for reader in readers:
+        reader.verify()
     return manifest_of(folder, readers, origin)
 
 
 def manifest_of(folder: Path, readers: Sequence[ChunkReader], origin: Origin) -> Manifest:
-    """Check that the chunks are the complete cache of ``origin``, and write their manifest. See above for errors."""
+    """Check that verified chunks are the complete cache of ``origin``, and write their manifest; errors as above."""
     for unit, reader in enumerate(readers):
-        reader.verify()
         if reader.metadata["unit"] != unit:
-            raise CorruptionError(f"{chunk_path(folder, unit)} is missing", hint=REBUILD_HINT)
-        if difference := Origin.from_dict(reader.metadata).differences(origin):
+            raise CorruptionError(f"{chunk_path(folder, unit, origin.config)} is missing", hint=REBUILD_HINT)
+        if difference := origin_of(reader.metadata, reader.path).differences(origin):
             raise DataError(f"{reader.path} belongs to another cache: {', '.join(difference)}", hint=REBUILD_HINT)
     if not readers[-1].metadata["last"]:
         raise DataError(f"{folder} is unfinished: packing stopped after {len(readers)} chunks", hint=REBUILD_HINT)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from llm_trainer.data.chunk import ChunkInfo
+from llm_trainer.data.encoding import EncodedBatch
 from llm_trainer.data.manifest import size_reduction
+
+PROGRESS_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,72 @@ class PackProgress:
         return max(0, self.total_documents - self.documents) / self.documents_per_second
 
 
+class Tally:
+    """Counts what packing has done, from any number of threads, and reports it about twice a second.
+
+    Args:
+        dtype: the plain type of a token.
+        progress: called with each report.
+    """
+
+    def __init__(self, dtype: str, progress: Callable[[PackProgress], None] | None = None) -> None:
+        self.total_documents: int | None = None
+        self._dtype = dtype
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._documents = self._found_documents = self._chunks = 0
+        self._tokens = self._chunk_tokens = self._text_bytes = self._stored_bytes = 0
+        self._started = self._reported = time.monotonic()
+
+    def found(self, info: ChunkInfo) -> None:
+        """A chunk was there already, or another process made it."""
+        with self._lock:
+            self._documents += info.documents
+            self._found_documents += info.documents
+            self._count(info)
+
+    def add(self, batch: EncodedBatch) -> None:
+        """Documents were tokenized."""
+        with self._lock:
+            self._documents += len(batch.lengths)
+            self._tokens += len(batch.tokens)
+            self._text_bytes += int(batch.text_bytes.sum())
+        self.report()
+
+    def wrote(self, info: ChunkInfo) -> None:
+        """A chunk was written."""
+        with self._lock:
+            self._count(info)
+        self.report()
+
+    def _count(self, info: ChunkInfo) -> None:
+        self._chunks += 1
+        self._chunk_tokens += info.tokens
+        self._stored_bytes += info.bytes
+
+    def report(self, *, final: bool = False) -> None:
+        """Report, if it is time."""
+        with self._lock:
+            now = time.monotonic()
+            if self._progress is None or (now - self._reported < PROGRESS_SECONDS and not final):
+                return
+            self._reported = now
+            self._progress(
+                PackProgress(
+                    documents=self._documents,
+                    total_documents=self.total_documents,
+                    found_documents=self._found_documents,
+                    chunks=self._chunks,
+                    tokens=self._tokens,
+                    chunk_tokens=self._chunk_tokens,
+                    text_bytes=self._text_bytes,
+                    stored_bytes=self._stored_bytes,
+                    dtype=self._dtype,
+                    seconds=now - self._started,
+                )
+            )
+
+
 def format_progress(progress: PackProgress) -> str:
     """Four or five lines: samples, chunks, speed, size reduction and, where it can be known, the time left.
 
@@ -76,12 +149,17 @@ def format_progress(progress: PackProgress) -> str:
     if progress.chunk_tokens:
         saved = size_reduction(progress.stored_bytes, progress.chunk_tokens, progress.dtype)
         lines.append(
-            f"Compression: {saved['int64']:.0%} size reduction (against int64 tokens; "
-            f"{saved[progress.dtype]:.0%} against {progress.dtype})"
+            f"Compression: {percent(saved['int64'])} size reduction (against int64 tokens; "
+            f"{percent(saved[progress.dtype])} against {progress.dtype})"
         )
     if progress.seconds_left is not None:
         lines.append(f"Remaining: {_duration(progress.seconds_left)}")
     return "\n".join(lines)
+
+
+def percent(share: float) -> str:
+    """``0.314`` -> ``'31%'``; nothing is ``'0%'``, on whichever side of zero."""
+    return f"{round(share, 2) + 0.0:.0%}"
 
 
 def _duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ from llm_trainer.config import GenerationConfig
 from llm_trainer.generation.decoder import Decoder
 from llm_trainer.generation.loop import new_token_budgets
 from llm_trainer.generation.sampling import NEVER, apply_repetition_penalty, check_logits
+from llm_trainer.models.cross_attention import Memory
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def beam_search(
     eos_ids: Collection[int] = (),
     *,
     vocab_size: int | None = None,
+    memory: Memory | None = None,
 ) -> list[list[Hypothesis]]:
     """Find the likeliest continuations of every prompt.
 
@@ -121,6 +123,7 @@ def beam_search(
         config: ``num_beams``, ``length_penalty``, ``early_stopping``, ``repetition_penalty``, lengths, ``use_cache``.
         eos_ids: ids that end a text.
         vocab_size: see :class:`Decoder`.
+        memory: see :class:`Decoder`.
 
     Returns:
         For each prompt its finished continuations, the best first: at most ``num_beams``, at least one.
@@ -137,6 +140,7 @@ def beam_search(
         copies=config.num_beams,
         use_cache=config.use_cache,
         vocab_size=vocab_size,
+        memory=memory,
     )
     while True:
         candidates = _best_candidates(decoder, searches, config, len(eos_ids))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from llm_trainer.common.errors import UserError
 from llm_trainer.models.base import BaseLanguageModel
+from llm_trainer.models.cross_attention import Memory
 from llm_trainer.models.kv_cache import KVCache
 
 UNLIMITED = 1 << 62
@@ -43,6 +44,7 @@ class Decoder:
         copies: rows per prompt, side by side. The prompt is still read only once.
         use_cache: False reads the whole window at every step: the same tokens, slower.
         vocab_size: ids at and above it are never predicted (a model's vocabulary is often padded). None: the model's.
+        memory: what the encoder of an encoder-decoder made of its source, one row for each prompt.
 
     Raises:
         UserError: no prompt, an empty prompt, or an id that the model does not have.
@@ -57,8 +59,9 @@ class Decoder:
         copies: int = 1,
         use_cache: bool = True,
         vocab_size: int | None = None,
+        memory: Memory | None = None,
     ) -> None:
-        _check_prompts(model, prompts)
+        check_prompts(model, prompts)
         self.model = model
         self.device = next(model.parameters()).device
         self.context = context_length(model)
@@ -75,16 +78,17 @@ class Decoder:
         self._positions = self._ends  # (rows, 1) of the next token in its window; right once windows are read
         self._cache: KVCache | None = None
         self._windows_are_cached = False
+        self._memory = memory
         if use_cache and takes_cache(model):
             weight = next(model.parameters())
             slots = min(capacity, self.context)
-            self._cache = KVCache(model.config, len(prompts), slots, dtype=weight.dtype, device=self.device)
+            self._cache = model.make_cache(len(prompts), slots, dtype=weight.dtype, device=self.device)
 
     @torch.no_grad()
     def next_logits(self) -> Tensor:
         """The logits of the token after each row's last one, (rows, vocab) float32. Call once between appends."""
         self._cut_windows()
-        with _evaluating(self.model):
+        with evaluating(self.model):
             logits = self._read_newest() if self._windows_are_cached else self._read_windows()  # (rows, vocab)
         if self._copies > 1:  # at the first call: from here on, copies go their own ways
             rows = torch.arange(len(self._lengths), device=self.device).repeat_interleave(self._copies)
@@ -107,6 +111,8 @@ class Decoder:
         self._tokens, self._ends, self._positions = self._tokens[rows], self._ends[rows], self._positions[rows]
         self._lengths = [self._lengths[index] for index in indices]
         self._starts = [self._starts[index] for index in indices]
+        if self._memory is not None:
+            self._memory = self._memory.select(rows)
         if self._cache is not None:
             self._cache.reorder(rows)
 
@@ -135,9 +141,9 @@ class Decoder:
         if not isinstance(self.model, BaseLanguageModel):
             every: Tensor = self.model(input_ids=window, attention_mask=(offsets < widths).long()).logits
             return every[rows, last]
-        known: dict[str, Any] = {}
+        known: dict[str, Any] = {} if self._memory is None else {"memory": self._memory}
         if self._cache is not None:
-            known = {"position_ids": offsets.expand_as(window), "cache": self._cache}
+            known |= {"position_ids": offsets.expand_as(window), "cache": self._cache}
             self._positions, self._windows_are_cached = widths, True
         hidden = self.model.hidden_states(window, **known)  # (rows, width, d_model)
         # Only the last position of each row needs logits; all of them would cost more than the layers do.
@@ -147,6 +153,8 @@ class Decoder:
         """Read only the newest token of every row; the cache has the others."""
         assert isinstance(self.model, BaseLanguageModel)
         known: dict[str, Any] = {"position_ids": self._positions, "cache": self._cache}
+        if self._memory is not None:
+            known["memory"] = self._memory
         newest = self._tokens.gather(1, self._ends - 1)  # (rows, 1)
         hidden = self.model.hidden_states(newest, **known)  # (rows, 1, d_model)
         self._positions = self._positions + 1
@@ -155,7 +163,9 @@ class Decoder:
 
 def takes_cache(model: nn.Module) -> TypeGuard[BaseLanguageModel]:
     """Whether ``model`` is one of ours and can read one token at a time, with the others in a cache."""
-    return isinstance(model, BaseLanguageModel) and "cache" in inspect.signature(model.hidden_states).parameters
+    if not isinstance(model, BaseLanguageModel) or not getattr(model, "supports_cache", True):
+        return False
+    return "cache" in inspect.signature(model.hidden_states).parameters
 
 
 def context_length(model: nn.Module) -> int:
@@ -168,7 +178,12 @@ def context_length(model: nn.Module) -> int:
     return UNLIMITED
 
 
-def _check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse prompts that the model cannot read.
+
+    Raises:
+        UserError: none at all, an empty one, or an id outside the vocabulary.
+    """
     if not prompts:
         raise UserError("there is no prompt to continue")
     vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
@@ -187,7 +202,7 @@ def _check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode (no dropout) for the block; then every module is in the mode that it was in before."""
     training = [module for module in model.modules() if module.training] if model.training else []
     if training:

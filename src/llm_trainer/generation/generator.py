@@ -12,9 +12,12 @@ from llm_trainer.common.errors import UserError
 from llm_trainer.config import GenerationConfig
 from llm_trainer.generation.beam import Hypothesis, beam_search
 from llm_trainer.generation.loop import TokenLoop
+from llm_trainer.generation.sources import begin
 from llm_trainer.generation.text import RowText
+from llm_trainer.models.seq2seq import EncoderDecoderLM
 from llm_trainer.tokenizer.base import Tokenizer
 from llm_trainer.tokenizer.chat import Message
+from llm_trainer.tokenizer.framing import sentinel_ids, source_ids
 from llm_trainer.tokenizer.pretokenize import replace_surrogates
 
 
@@ -32,8 +35,8 @@ def generate_ids(
     Args:
         model: a language model of ours, or any module that maps ``input_ids`` and ``attention_mask`` to an output
             with ``logits`` (such a module is read anew at every step, without a cache).
-        input_ids: (batch, seq) int64 prompts. Rows of different lengths are padded on either side, with
-            ``attention_mask``, or on the right, with ``prompt_lengths``.
+        input_ids: (batch, seq) int64 prompts; of an encoder-decoder, sources. Rows of different lengths are padded on
+            either side, with ``attention_mask``, or on the right, with ``prompt_lengths``.
         attention_mask: (batch, seq), 1 on real tokens and 0 on padding.
         prompt_lengths: (batch,) number of real tokens, when the padding is on the right.
         config: how to generate; the defaults sample at temperature 1.
@@ -42,8 +45,9 @@ def generate_ids(
             ``pad_token_id``: nothing can follow padding.
 
     Returns:
-        (batch * num_return_sequences, seq + new) int64: ``input_ids`` as they came, then the new tokens; rows that
-        ended early are filled with ``pad_token_id`` (unset: the eos token, or else 0).
+        (batch * num_return_sequences, seq + new) int64: ``input_ids`` as they came (of an encoder-decoder,
+        ``decoder_start_token_id`` instead), then the new tokens; rows that ended early are filled with ``pad_token_id``
+        (unset: the eos token, or else 0).
 
     Raises:
         ConfigError: an unknown or impossible option.
@@ -55,14 +59,16 @@ def generate_ids(
         raise UserError(
             "stop strings need a tokenizer to be seen", hint="use TextGenerator(model, tokenizer), or eos_token_id"
         )
-    prompts = _unpad(input_ids, attention_mask, prompt_lengths)
+    prompts, memory = begin(model, _unpad(input_ids, attention_mask, prompt_lengths))
+    if memory is not None:
+        input_ids = torch.tensor(prompts, device=input_ids.device)  # (batch, 1)
     eos_ids = _eos_ids(model, config)
     rows: list[list[int]]
     if config.uses_beams:
-        results = beam_search(model, prompts, config, eos_ids)
+        results = beam_search(model, prompts, config, eos_ids, memory=memory)
         rows = [best.tokens for found in results for best in _take(found, config.num_return_sequences)]
     else:
-        loop = TokenLoop(model, prompts, config, eos_ids)
+        loop = TokenLoop(model, prompts, config, eos_ids, memory=memory)
         rows = [[] for _ in loop.finished]
         for step in loop:
             for row, token in zip(rows, step):
@@ -102,6 +108,9 @@ class TextGenerator:
             )
         self.model = model if device is None else model.to(device)
         self.tokenizer = tokenizer
+        # An encoder-decoder answers a text; it does not go on with it.
+        self._answers = isinstance(model, EncoderDecoderLM)
+        self._shown = frozenset(sentinel_ids(tokenizer)) if self._answers else frozenset()
 
     @overload
     def generate(
@@ -172,7 +181,9 @@ class TextGenerator:
         ids = [self.prompt_ids(prompt) for prompt in prompts]
         starts = [replace_surrogates(prompt) for prompt in prompts for _ in range(config.num_return_sequences)]
         texts = self._continue_with_beams(ids, config) if config.uses_beams else self._continue(ids, config)
-        return [start + text for start, text in zip(starts, texts)] if return_full_text else texts
+        if self._answers or not return_full_text:
+            return texts
+        return [start + text for start, text in zip(starts, texts)]
 
     def stream(
         self,
@@ -194,8 +205,8 @@ class TextGenerator:
         if config.uses_beams:
             pieces = iter(self._continue_with_beams(ids, config))
         else:
-            pieces = self._pieces(self._loop(ids, config), RowText(self.tokenizer, ids[0], config.stop))
-        start = [replace_surrogates(prompt)] if return_full_text else []
+            pieces = self._pieces(self._loop(ids, config), self._row_text(ids[0], config))
+        start = [replace_surrogates(prompt)] if return_full_text and not self._answers else []
         return (piece for source in (start, pieces) for piece in source if piece)
 
     def reply(
@@ -221,11 +232,16 @@ class TextGenerator:
             config = merge_config(config, {"eos_token_id": template.end_of_turn(self.tokenizer)})
         if config.uses_beams:
             return (text for text in self._continue_with_beams([ids], config))
-        pieces = self._pieces(self._loop([ids], config), RowText(self.tokenizer, ids, config.stop))
+        pieces = self._pieces(self._loop([ids], config), self._row_text(ids, config))
         return (piece for piece in pieces if piece)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """The tokens that the model reads: bos, when the tokenizer has one, and the prompt; never eos behind it."""
+        """The tokens that the model reads: bos, when the tokenizer has one, and the prompt; never eos behind it.
+
+        An encoder-decoder reads the prompt and eos, as in training; sentinels in it (``<extra_id_0>``) are gaps.
+        """
+        if self._answers:
+            return source_ids(self.tokenizer, prompt)
         bos = self.tokenizer.bos_token_id
         ids = self.tokenizer.encode(prompt)
         if bos is None and not ids:
@@ -233,7 +249,12 @@ class TextGenerator:
         return ids if bos is None else [bos, *ids]
 
     def _loop(self, ids: list[list[int]], config: GenerationConfig) -> TokenLoop:
-        return TokenLoop(self.model, ids, config, self._eos_ids(config), vocab_size=self.tokenizer.vocab_size)
+        prompts, memory = begin(self.model, ids)
+        vocab_size = self.tokenizer.vocab_size
+        return TokenLoop(self.model, prompts, config, self._eos_ids(config), vocab_size=vocab_size, memory=memory)
+
+    def _row_text(self, prompt: list[int], config: GenerationConfig) -> RowText:
+        return RowText(self.tokenizer, [] if self._answers else prompt, config.stop, self._shown)
 
     def _eos_ids(self, config: GenerationConfig) -> set[int]:
         eos = self.tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id
@@ -242,7 +263,7 @@ class TextGenerator:
     def _continue(self, ids: list[list[int]], config: GenerationConfig) -> list[str]:
         loop = self._loop(ids, config)
         copies = range(config.num_return_sequences)
-        texts = [RowText(self.tokenizer, prompt, config.stop) for prompt in ids for _ in copies]
+        texts = [self._row_text(prompt, config) for prompt in ids for _ in copies]
         pieces: list[list[str]] = [[] for _ in texts]
         for step in loop:
             for row, token in enumerate(step):
@@ -261,11 +282,13 @@ class TextGenerator:
 
     def _continue_with_beams(self, ids: list[list[int]], config: GenerationConfig) -> list[str]:
         """The best finished texts; a stop string cuts a text that is already decided."""
-        results = beam_search(self.model, ids, config, self._eos_ids(config), vocab_size=self.tokenizer.vocab_size)
+        prompts, memory = begin(self.model, ids)
+        vocab_size, eos_ids = self.tokenizer.vocab_size, self._eos_ids(config)
+        results = beam_search(self.model, prompts, config, eos_ids, vocab_size=vocab_size, memory=memory)
         texts = []
         for prompt, found in zip(ids, results):
             for best in _take(found, config.num_return_sequences):
-                text = RowText(self.tokenizer, prompt, config.stop)
+                text = self._row_text(prompt, config)
                 texts.append("".join([*map(text.push, best.tokens), text.close()]))
         return texts
 

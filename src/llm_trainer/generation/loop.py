@@ -14,6 +14,7 @@ from llm_trainer.common.hashing import mix_seed
 from llm_trainer.config import GenerationConfig
 from llm_trainer.generation.decoder import Decoder
 from llm_trainer.generation.sampling import sample
+from llm_trainer.models.cross_attention import Memory
 
 
 class TokenLoop:
@@ -32,6 +33,7 @@ class TokenLoop:
         config: everything but beams.
         eos_ids: ids that end a row.
         vocab_size: see :class:`Decoder`.
+        memory: see :class:`Decoder`.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class TokenLoop:
         eos_ids: Collection[int] = (),
         *,
         vocab_size: int | None = None,
+        memory: Memory | None = None,
     ) -> None:
         if config.greedy and config.num_return_sequences > 1:
             raise UserError(
@@ -59,6 +62,7 @@ class TokenLoop:
             copies=copies,
             use_cache=config.use_cache,
             vocab_size=vocab_size,
+            memory=memory,
         )
         self._generators = row_generators(config.seed, len(self._budgets))
         self.finished = [False] * len(self._budgets)

@@ -6,7 +6,7 @@ end in the next; text that could be its beginning is therefore held back until t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from llm_trainer.common.errors import UserError
 from llm_trainer.tokenizer.base import Tokenizer
@@ -64,10 +64,14 @@ class RowText:
         prompt: the ids that the row continues. Their text is not given again, but some tokenizers drop the space
             before a word that comes first, so the decoder has to know that this one does not.
         stop: strings before which the text ends.
+        shown: special tokens that do have text (the marks between the answers of a span model).
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
-        self._decoder = tokenizer.stream_decoder(skip_special_tokens=True)
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str], shown: Collection[int] = ()
+    ) -> None:
+        self._decoder = tokenizer.stream_decoder(skip_special_tokens=not shown)
+        self._silent = frozenset(tokenizer.special_tokens.values()).difference(shown) if shown else frozenset()
         for token in prompt:
             self._decoder.push(token)
         self._buffer = StopBuffer(stop)
@@ -79,7 +83,7 @@ class RowText:
 
     def push(self, token: int) -> str:
         """Add a token; returns the text that is now certain: whole characters, before any stop string."""
-        return self._buffer.push(self._decoder.push(token))
+        return "" if token in self._silent else self._buffer.push(self._decoder.push(token))
 
     def close(self) -> str:
         """The rest of the text. Bytes that never became a character are shown as U+FFFD, as ``decode`` shows them."""

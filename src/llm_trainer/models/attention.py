@@ -15,18 +15,22 @@ from llm_trainer.config import ModelConfig
 from llm_trainer.models.blocked_attention import blocked_attention
 from llm_trainer.models.context import AttentionContext
 from llm_trainer.models.embeddings import apply_rotary
+from llm_trainer.models.flex import flex_attention
 from llm_trainer.models.layers import RMSNorm
+from llm_trainer.models.patterned_attention import patterned_attention
+from llm_trainer.models.patterns import EVERYTHING, layer_pattern
 from llm_trainer.models.registry import register
 from llm_trainer.models.tables import ValueEmbedding
 
 
 @register("attention", "mha")
 class MultiHeadAttention(nn.Module):
-    """Causal self-attention.
+    """Self-attention; the context says whether both ways or only back.
 
     Args:
-        config: its ``d_model``, ``n_heads``, ``kv_heads``, ``bias``, ``qk_norm``, ``value_embeddings``, dropouts and
-            ``attention_backend`` count. Positions come with the context, from the model.
+        config: its ``d_model``, ``n_heads``, ``kv_heads``, ``head_dim``, ``has_qkv_bias``, ``bias``, ``qk_norm``,
+            ``value_embeddings``, ``attention_scale``, dropouts, ``attention_backend`` and the settings of attention
+            patterns count. Positions come with the context, from the model.
         layer_index: which layer this is; the cache needs to know.
 
     Example:
@@ -37,15 +41,22 @@ class MultiHeadAttention(nn.Module):
         torch.Size([2, 10, 64])
     """
 
+    supports_cache = True
+
     def __init__(self, config: ModelConfig, layer_index: int = 0) -> None:
         super().__init__()
         self.n_heads, self.kv_heads, self.head_dim = config.n_heads, config.kv_heads, config.head_dim
         self.layer_index = layer_index
         self.attention_dropout = config.attention_dropout
+        self.pattern = layer_pattern(config, layer_index)
+        self.flex = config.attention_backend == "flex"
         self.backend = explicit_attention if config.attention_backend == "explicit" else fused_attention
-        self.q_proj = nn.Linear(config.d_model, config.n_heads * config.head_dim, bias=config.bias)
-        self.k_proj = nn.Linear(config.d_model, config.kv_heads * config.head_dim, bias=config.bias)
-        self.v_proj = nn.Linear(config.d_model, config.kv_heads * config.head_dim, bias=config.bias)
+        # The backends divide by sqrt(head_dim); T5 does not.
+        scale = config.attention_scale
+        self.query_scale = None if scale is None else scale * math.sqrt(config.head_dim)
+        self.q_proj = nn.Linear(config.d_model, config.n_heads * config.head_dim, bias=config.has_qkv_bias)
+        self.k_proj = nn.Linear(config.d_model, config.kv_heads * config.head_dim, bias=config.has_qkv_bias)
+        self.v_proj = nn.Linear(config.d_model, config.kv_heads * config.head_dim, bias=config.has_qkv_bias)
         self.o_proj = nn.Linear(config.n_heads * config.head_dim, config.d_model, bias=config.bias)
         # Over each head alone and before rotation, as in Qwen3: it bounds the scores, whatever the weights grow to.
         self.q_norm = RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
@@ -77,12 +88,35 @@ class MultiHeadAttention(nn.Module):
             query, key = self.q_norm(query), self.k_norm(key)
         if context.rotary is not None:
             query, key = apply_rotary(query, context.rotary), apply_rotary(key, context.rotary)
+        if self.query_scale is not None:
+            query = query * self.query_scale
         if context.cache is not None:
             key, value = context.cache.update(self.layer_index, key, value)  # (batch, kv_heads, slots, head_dim)
         dropout = self.attention_dropout if self.training else 0.0
-        mixed = self.backend(query, key, value, mask=context.mask, causal=context.causal, dropout=dropout)
+        mixed = self._mix(query, key, value, context, dropout)
         result: Tensor = self.dropout(self.o_proj(mixed.transpose(1, 2).flatten(2)))
         return result
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext, dropout: float) -> Tensor:
+        """Let every query gather values: by the kernel that skips most of what is not seen, else with a mask.
+
+        Shapes are those of :func:`explicit_attention`.
+        """
+        pattern = self.pattern
+        if pattern is not None and pattern.shows_all(query.shape[2]) and context.in_blocks:
+            pattern = None
+        if self.flex and context.cache is None:
+            return flex_attention(query, key, value, context, pattern or EVERYTHING)
+        if pattern is None and context.causal:
+            return self.backend(query, key, value, mask=None, causal=True, dropout=dropout)
+        if self.backend is fused_attention and not dropout and context.by_blocks(pattern or EVERYTHING, query):
+            query, key = query.to(value.dtype), key.to(value.dtype)
+            rules = context.rules(query)
+            return patterned_attention(
+                query, key, value, pattern or EVERYTHING, causal=rules.causal, starts=rules.starts
+            )
+        mask = context.mask if pattern is None else context.mask_for(pattern, query)
+        return self.backend(query, key, value, mask=mask, causal=False, dropout=dropout)
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         """Queries, keys and values, each (batch, seq, its heads * head_dim).

@@ -11,8 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from llm_trainer.common.errors import CheckpointError
-from llm_trainer.common.files import read_json, write_json
+from llm_trainer.common.files import read_json
 from llm_trainer.config import ModelConfig
+from llm_trainer.models.extensions import adopt_extensions, hold_extensions, write_model_config
+from llm_trainer.models.grouped import ExpertLinear
+from llm_trainer.models.kv_cache import KVCache
+from llm_trainer.models.patterns import layer_pattern
+from llm_trainer.models.plausible import require_weights_for
 from llm_trainer.models.roles import Role, roles_by_structure
 from llm_trainer.models.weights import CONFIG, load_into, load_weights, save_weights
 
@@ -24,9 +29,9 @@ class LMOutput:
     """What a forward pass gives, by attribute or by key: ``out.logits`` is ``out["logits"]``."""
 
     loss: Tensor | None
-    """Mean next-token cross-entropy in nats, if there were labels."""
+    """Mean cross-entropy of the targets in nats, if there were labels."""
     logits: Tensor
-    """(batch, seq, vocab)."""
+    """(batch, seq, vocab); (batch, labels) or (batch, seq, labels) of a model that gives labels."""
     hidden_states: Tensor | None = None
     """(batch, seq, d_model), after the final normalisation."""
 
@@ -52,12 +57,13 @@ class BaseLanguageModel(nn.Module):
     """
 
     lm_head: nn.Linear
-    """(d_model -> vocab), without bias."""
+    """(d_model -> vocab)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         config.validate()
         self.config = config.model_copy(deep=True)
+        hold_extensions(config.extensions)
 
     @abstractmethod
     def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> LMOutput | tuple[Tensor, ...]:
@@ -67,12 +73,19 @@ class BaseLanguageModel(nn.Module):
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """The last hidden states, (batch, seq, d_model). Models take further arguments."""
 
+    def before_head(self, hidden: Tensor) -> Tensor:
+        """What ``lm_head`` reads, of hidden states, (..., d_model) -> same shape: the same, in most models.
+
+        With ``scale_logits``, smaller: T5 so makes up for an output layer that is an embedding of numbers of size 1.
+        """
+        return hidden * self.config.d_model**-0.5 if self.config.scale_logits else hidden
+
     def logits_from(self, hidden: Tensor) -> Tensor:
         """The output layer: logits, (..., vocab), of hidden states, (..., d_model), bounded by ``logit_softcap``.
 
         Whoever needs logits calls this, never ``lm_head`` alone; only a fused loss takes the two apart.
         """
-        logits: Tensor = self.lm_head(hidden)
+        logits: Tensor = self.lm_head(self.before_head(hidden))
         cap = self.config.logit_softcap
         return logits if cap is None else softcap(logits, cap)
 
@@ -96,6 +109,11 @@ class BaseLanguageModel(nn.Module):
             if (parameter.requires_grad or not trainable_only) and not (non_embedding and id(parameter) in tables)
         )
 
+    def num_active_parameters(self) -> int:
+        """How many of :meth:`num_parameters` a token meets: all, but for the experts that it is not sent to."""
+        idle = sum(module.idle_parameters for module in self.modules() if isinstance(module, ExpertLinear))
+        return self.num_parameters() - idle
+
     def parameter_roles(self) -> dict[str, Role]:
         """What each parameter is for (see :mod:`llm_trainer.models.roles`), by which optimizers treat it.
 
@@ -108,13 +126,21 @@ class BaseLanguageModel(nn.Module):
         """Floating-point operations of training (forward and backward) per token of a sequence of ``seq_len``.
 
         6 N + 12 L d T (Chowdhery et al. 2022, PaLM, appendix B, https://arxiv.org/abs/2204.02311): N weights of
-        linear layers, the output layer among them (tied or not) and lookups not; L layers; d = heads x head_dim; T
-        the sequence length. A multiplication and an addition count as two, the backward pass as twice the forward.
-        As in PaLM, nanoGPT and most published MFU, the half of the scores that causality makes needless is counted.
+        linear layers, the output layer among them (tied or not), lookups and experts that a token is not sent to not;
+        L layers; d = heads x head_dim; T the sequence length. A multiplication and an addition count as two, the
+        backward pass as twice the forward. As in PaLM, nanoGPT and most published MFU, the half of the scores that
+        causality makes needless is counted. A layer with an attention pattern counts the keys in it in place of T, and
+        a model that reads in segments those of a segment and its memory.
         """
+        if self.config.segment is not None:
+            seq_len = min(seq_len, self.config.segment + self.config.memory_length)
         weights = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
+        weights += sum(module.active_weights for module in self.modules() if isinstance(module, ExpertLinear))
         attention_width = self.config.n_heads * self.config.head_dim
-        return 6 * weights + 12 * self.config.n_layers * attention_width * seq_len
+        patterns = [layer_pattern(self.config, layer) for layer in range(self.config.n_layers)]
+        partial = {pattern: pattern.keys_per_query(seq_len) for pattern in set(patterns) if pattern is not None}
+        keys = sum(seq_len if pattern is None else partial[pattern] for pattern in patterns)
+        return 6 * weights + 12 * attention_width * keys
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``; a shared matrix once.
@@ -131,7 +157,7 @@ class BaseLanguageModel(nn.Module):
                 seen.add(tensor.data_ptr())
         # Weights first: a folder that has its config.json is whole.
         save_weights(folder / "model.safetensors", tensors)
-        write_json(folder / CONFIG, self.config.to_dict())
+        write_model_config(folder, self.config)
 
     @classmethod
     def from_pretrained(
@@ -150,9 +176,19 @@ class BaseLanguageModel(nn.Module):
         """
         folder = Path(folder)
         values = read_config(folder)
-        model = cls(ModelConfig.from_dict(values))
-        load_into(model, load_weights(folder), source=str(folder))
+        config = ModelConfig.from_dict(values)
+        adopt_extensions(config, folder)
+        tensors = load_weights(folder)
+        require_weights_for(cls, config, sum(tensor.numel() for tensor in tensors.values()), str(folder))
+        model = cls(config)
+        load_into(model, tensors, source=str(folder))
         return model.to(device=device, dtype=dtype).eval()
+
+    def make_cache(
+        self, batch_size: int, max_length: int, *, dtype: torch.dtype, device: torch.device | str
+    ) -> KVCache:
+        """An empty cache for the keys and values of ``batch_size`` rows of up to ``max_length`` tokens."""
+        return KVCache(self.config, batch_size, max_length, dtype=dtype, device=device)
 
     def generate(self, input_ids: Tensor, **kwargs: Any) -> Tensor:
         """Continue prompts, with the arguments of ``transformers``' ``generate``.

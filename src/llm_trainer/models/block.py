@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from llm_trainer.config import ModelConfig
 from llm_trainer.models.context import AttentionContext
-from llm_trainer.models.layers import build_norm
-from llm_trainer.models.registry import lookup, register
+from llm_trainer.models.layers import build_feed_forward, build_norm
+from llm_trainer.models.registry import lookup, register, supports_cache
 
 
 @register("block", "transformer")
@@ -28,7 +28,12 @@ class TransformerBlock(nn.Module):
         self.attention_norm = build_norm(config)
         self.attention = lookup("attention", config.attention)(config, layer_index)
         self.ffn_norm = build_norm(config)
-        self.feed_forward = lookup("feed_forward", config.feed_forward)(config)
+        self.feed_forward = build_feed_forward(config, layer_index)
+
+    @property
+    def supports_cache(self) -> bool:
+        """See :func:`llm_trainer.models.registry.supports_cache`."""
+        return supports_cache(self.attention)
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(batch, seq, d_model) -> same shape."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_trainer.common.errors import UserError
+from llm_trainer.models.rope_scaling import Scaling, plain_frequencies
 
 
 class _Tables(nn.Module):
@@ -90,36 +91,58 @@ class RotaryEmbedding(_Tables):
         head_dim: width of a head, even.
         max_seq_len: number of positions in the tables.
         theta: base of the frequencies; pair i turns by theta^(-2i / head_dim) per position.
+        scaling: how positions are stretched for texts longer than those of training; None: not at all.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_dim: int, max_seq_len: int, theta: float = 10000.0) -> None:
+    def __init__(self, head_dim: int, max_seq_len: int, theta: float = 10000.0, scaling: Scaling | None = None) -> None:
         super().__init__()
-        self.head_dim, self.max_seq_len, self.theta = head_dim, max_seq_len, theta
+        self.head_dim, self.max_seq_len, self.theta, self.scaling = head_dim, max_seq_len, theta, scaling
         self.register_buffer("cos", torch.empty(0), persistent=False)
         self.register_buffer("sin", torch.empty(0), persistent=False)
         self.reset_tables()
 
     def reset_tables(self, device: torch.device | None = None) -> None:
         """Compute both tables, (max_seq_len, head_dim / 2), in float32."""
-        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
-        frequency = 1.0 / self.theta**exponent  # (head_dim / 2,)
-        angle = torch.arange(self.max_seq_len, dtype=torch.float32, device=device).unsqueeze(1) * frequency
-        self.cos, self.sin = angle.cos(), angle.sin()
+        self.cos, self.sin = self._tables(None, device)
 
-    def forward(self, seq: int, position_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _tables(self, length: int | Tensor | None, device: torch.device | None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for a text of ``length`` tokens, which only a dynamic scaling asks for."""
+        if self.scaling is None:
+            frequency = plain_frequencies(self.head_dim, self.theta, device)  # (head_dim / 2,)
+        else:
+            frequency = self.scaling.frequencies(self.head_dim, self.theta, length, device)
+        angle = torch.arange(self.max_seq_len, dtype=torch.float32, device=device).unsqueeze(1) * frequency
+        sharpness = 1.0 if self.scaling is None else self.scaling.attention_factor
+        return angle.cos() * sharpness, angle.sin() * sharpness
+
+    def forward(self, seq: int, position_ids: Tensor | None = None, *, cached: bool = False) -> tuple[Tensor, Tensor]:
         """Cosines and sines for :func:`apply_rotary`.
 
         Args:
             seq: number of positions, when they are 0, 1, 2...
             position_ids: (batch, seq), when they are not.
+            cached: whether keys that were turned before will be met.
 
         Returns:
             Two tensors, (seq, head_dim / 2) or (batch, 1, seq, head_dim / 2).
+
+        Raises:
+            UserError: a position is beyond ``max_seq_len``, or the angles of cached keys are no longer right.
         """
-        cos, sin = take_positions(self.cos, seq, position_ids), take_positions(self.sin, seq, position_ids)
+        cos, sin = self.cos, self.sin
+        if self.scaling is not None and self.scaling.kind == "dynamic":
+            length = seq if position_ids is None else position_ids.max() + 1
+            if cached and int(length) > self.scaling.trained_length:
+                raise UserError(
+                    f"beyond {self.scaling.trained_length} tokens, rope_scaling dynamic turns all earlier tokens "
+                    "anew for every new one, so their keys cannot be cached",
+                    hint="generate with use_cache false, or choose rope_scaling ntk or yarn",
+                )
+            cos, sin = self._tables(length, self.cos.device)
+        cos, sin = take_positions(cos, seq, position_ids), take_positions(sin, seq, position_ids)
         return (cos, sin) if position_ids is None else (cos.unsqueeze(1), sin.unsqueeze(1))
 
 

@@ -7,6 +7,7 @@ import math
 from torch import nn
 
 from llm_trainer.config import ModelConfig
+from llm_trainer.models.grouped import ExpertLinear
 from llm_trainer.models.layers import LayerNorm, RMSNorm
 from llm_trainer.models.shortcuts import ResidualShortcuts
 from llm_trainer.models.tables import BigramEmbedding
@@ -28,13 +29,14 @@ def draw_weights(model: nn.Module, config: ModelConfig) -> None:
         config: the model's.
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, (nn.Linear, ExpertLinear)):
             if not (name == "lm_head" and config.tie_embeddings):
                 nn.init.normal_(module.weight, std=_linear_std(name, config))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=config.init_std)
+            unit = config.scale_logits and name.endswith("embed_tokens")
+            nn.init.normal_(module.weight, std=1.0 if unit else config.init_std)
         elif isinstance(module, (RMSNorm, LayerNorm, ResidualShortcuts)):
             module.reset_parameters()
     for module in model.modules():

@@ -3,6 +3,9 @@
 A slot of the cache *is* an absolute position: the key of the token at position p lies in slot p, and a query at
 position p sees exactly slots 0..p. Rows may therefore have different lengths, and a batch of prompts padded on the
 right needs no mask at all: a padded slot lies after every real query, and the next real token overwrites it.
+
+Layers with a sliding window see no further back than it, and have a ring of their own (:mod:`.window_cache`), so that
+their part of the cache stops growing there.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from torch import Tensor
 
 from llm_trainer.common.errors import UserError
 from llm_trainer.config import ModelConfig
+from llm_trainer.models.patterns import AttentionPattern
 from llm_trainer.models.tables import NO_TOKEN
+from llm_trainer.models.window_cache import WindowCache
 
 
 class KVCache:
@@ -39,7 +44,23 @@ class KVCache:
         self.max_length = max_length or config.max_seq_len
         self.dtype = dtype
         self.device = torch.device(device)
-        shape = (config.n_layers, batch_size, config.kv_heads, self.max_length, config.head_dim)
+        windowed = [
+            layer
+            for layer in range(config.n_layers)
+            if config.sliding_window is not None and not config.sees_everything(layer)
+        ]
+        whole = [layer for layer in range(config.n_layers) if layer not in windowed]
+        self._index = {layer: index for group in (whole, windowed) for index, layer in enumerate(group)}
+        self.ring: WindowCache | None = None
+        """Keys and values of the layers with a sliding window."""
+        self._windowed = frozenset(windowed)
+        if config.sliding_window is not None and windowed:
+            # A window wider than the cache never lets go of anything.
+            window = min(config.sliding_window, self.max_length)
+            heads, width = config.kv_heads, config.head_dim
+            sizes = (len(windowed), batch_size, heads, width, window, config.global_tokens)
+            self.ring = WindowCache(*sizes, dtype=dtype, device=self.device)
+        shape = (len(whole), batch_size, config.kv_heads, self.max_length, config.head_dim)
         # Zeros, not empty: a slot that was never written is masked, but 0 x NaN from old memory would still be NaN.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (layer, batch, kv_head, slot, head_dim)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
@@ -56,9 +77,17 @@ class KVCache:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes for one position of one row: 2 (keys, values) x layers x kv_heads x head_dim x bytes per number."""
+        """Bytes for one more position of one row: 2 (keys, values) x layers x kv_heads x head_dim x bytes per number.
+
+        Layers with a sliding window do not count: they have their slots from the beginning.
+        """
         itemsize = torch.empty((), dtype=self.dtype).element_size()
-        return 2 * self.config.n_layers * self.config.kv_heads * self.config.head_dim * itemsize
+        return 2 * self.keys.shape[0] * self.config.kv_heads * self.config.head_dim * itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values, of all rows."""
+        return self.keys.nbytes + self.values.nbytes + (0 if self.ring is None else self.ring.nbytes)
 
     def begin(self, seq: int, position_ids: Tensor | None) -> Tensor | None:
         """Announce a forward pass; the layers then call :meth:`update`.
@@ -87,6 +116,11 @@ class KVCache:
                 hint="make the cache longer, or generate fewer tokens",
             )
         self.length = max(self.length, self.visible)
+        if self.ring is not None:
+            places = self._slots
+            if places is None:
+                places = torch.arange(self._start, self.visible, device=self.device).expand(self.batch_size, -1)
+            self.ring.begin(places)
         if self._slots is not None:
             return self._slots
         if self._start == 0:
@@ -99,7 +133,10 @@ class KVCache:
         Returns:
             All that is in view, (batch, kv_heads, slots, head_dim) each, in the dtype of ``key``.
         """
-        keys, values = self.keys[layer], self.values[layer]  # (batch, kv_head, slot, head_dim)
+        index = self._index[layer]
+        if self.ring is not None and layer in self._windowed:
+            return self.ring.update(index, key, value)
+        keys, values = self.keys[index], self.values[index]  # (batch, kv_head, slot, head_dim)
         if self._slots is None:
             keys[:, :, self._start : self.visible] = key
             values[:, :, self._start : self.visible] = value
@@ -109,6 +146,12 @@ class KVCache:
             keys[rows, :, self._slots] = key.transpose(1, 2).to(self.dtype)
             values[rows, :, self._slots] = value.transpose(1, 2).to(self.dtype)
         return keys[:, :, : self.visible].to(key.dtype), values[:, :, : self.visible].to(key.dtype)
+
+    def places(self, pattern: AttentionPattern) -> Tensor:
+        """The places of the keys in view of the layers with this pattern, (batch or 1, keys); negative if empty."""
+        if self.ring is not None and pattern.window is not None:
+            return self.ring.places()
+        return torch.arange(self.visible, device=self.device).unsqueeze(0)
 
     def previous_tokens(self, input_ids: Tensor) -> Tensor:
         """Store the new token ids, (batch, seq), and give the one before each; ``NO_TOKEN`` at position 0.
@@ -131,8 +174,12 @@ class KVCache:
         self.keys = self.keys.index_select(1, rows)
         self.values = self.values.index_select(1, rows)
         self.tokens = None if self.tokens is None else self.tokens.index_select(0, rows)
+        if self.ring is not None:
+            self.ring.reorder(rows)
         self.batch_size = rows.shape[0]
 
     def reset(self) -> None:
         """Forget everything; the memory is kept."""
         self.length = 0
+        if self.ring is not None:
+            self.ring.clear()

@@ -115,7 +115,18 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 # What passes the gate of a gated network (Shazeer 2020, https://arxiv.org/abs/2002.05202).
-GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": F.gelu}
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": F.gelu, "geglu_tanh": gelu_tanh}
+
+
+def build_feed_forward(config: ModelConfig, layer_index: int) -> nn.Module:
+    """The feed-forward network of a layer: what ``config.feed_forward`` names, or experts where this layer has some.
+
+    A component of a person's own is used in every layer; it may read ``n_experts`` itself.
+    """
+    name = config.feed_forward
+    if name in ("mlp", "moe"):
+        name = "moe" if config.has_experts(layer_index) else "mlp"
+    return lookup("feed_forward", name)(config)
 
 
 @register("feed_forward", "mlp")

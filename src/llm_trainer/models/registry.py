@@ -22,7 +22,9 @@ norm            ``(config, width)``            ``(x)``: (..., width)
 block           ``(config, layer_index)``      ``(x, context)``: (batch, seq, d_model), AttentionContext
 ==============  =============================  ===========================================================
 
-Each returns a tensor of the shape of ``x``. ``nn.Linear`` and ``nn.Embedding`` inside are initialised by the model; a
+Each returns a tensor of the shape of ``x``. An attention or block that stores what it needs of earlier tokens in
+``context.cache`` says so with the attribute ``supports_cache = True``; with any other, generation reads the whole text
+at every step. ``nn.Linear`` and ``nn.Embedding`` inside are initialised by the model; a
 linear layer named ``o_proj`` or ``down_proj`` gets the smaller scale of layers that write into the residual stream.
 """
 
@@ -84,10 +86,16 @@ def lookup(kind: Kind, name: str) -> Callable[..., nn.Module]:
         raise ConfigError(
             [
                 f"model.{kind}: no component is named {name!r}; {guess}known: {', '.join(sorted(known))} "
-                "(your own file must be imported, and call llm_trainer.models.register, before the model is built)"
+                "(a file of your own must be named in model.extensions, or imported before the model is built)"
             ]
         )
     return known[name]
+
+
+def supports_cache(component: nn.Module) -> bool:
+    """Whether an attention or a block reads earlier tokens from ``context.cache``; it says so with an attribute of this
+    name. Of a component that says nothing it is not assumed: text would come out wrong, and nobody would notice."""
+    return bool(getattr(component, "supports_cache", False))
 
 
 def registered(kind: Kind) -> list[str]:

@@ -9,9 +9,9 @@ from torch import nn
 
 from llm_trainer.common.files import human_bytes
 from llm_trainer.models.base import BaseLanguageModel
+from llm_trainer.models.factory import build_model
 from llm_trainer.models.interop import export_statement, export_targets
 from llm_trainer.models.presets import PRESETS, preset
-from llm_trainer.models.transformer import TransformerLM
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def describe_presets() -> str:
     for name in PRESETS:
         config = preset(name)
         with torch.device("meta"):
-            model = TransformerLM(config)
+            model = build_model(config)
         targets = [target.name for target in export_targets(config) if target.possible]
         sizes = (model.num_parameters(), model.num_parameters(non_embedding=True))
         rows.append((name, *(f"{size:,}" for size in sizes), ", ".join(targets) or "nothing"))

@@ -15,9 +15,9 @@ from llm_trainer.common.errors import ConfigError, UserError
 from llm_trainer.config import ModelConfig
 
 # Imported for what they register: the components that configurations name by default.
-from llm_trainer.models import attention, block, layers  # noqa: F401
+from llm_trainer.models import attention, block, layers, moe  # noqa: F401
 from llm_trainer.models.base import BaseLanguageModel, LMOutput
-from llm_trainer.models.context import build_context
+from llm_trainer.models.context import AttentionContext, build_context
 from llm_trainer.models.embeddings import (
     AlibiSlopes,
     LearnedPositionalEmbedding,
@@ -27,7 +27,11 @@ from llm_trainer.models.embeddings import (
 from llm_trainer.models.initialisation import draw_weights
 from llm_trainer.models.kv_cache import KVCache
 from llm_trainer.models.layers import build_norm
-from llm_trainer.models.registry import lookup
+from llm_trainer.models.memory import SegmentMemory, SegmentPass, newest
+from llm_trainer.models.patterns import model_pattern
+from llm_trainer.models.registry import lookup, supports_cache
+from llm_trainer.models.relative_positions import RelativePositionBias
+from llm_trainer.models.rope_scaling import rope_scaling
 from llm_trainer.models.shortcuts import ResidualShortcuts
 from llm_trainer.models.tables import BigramEmbedding, ValueEmbedding, previous_tokens
 
@@ -53,34 +57,49 @@ class TransformerLM(BaseLanguageModel):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
+        if config.family != "decoder":
+            raise ConfigError([f"model.family: TransformerLM is a decoder, not an {config.family}; use build_model"])
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embedding: nn.Module | None = None
         self.rotary: RotaryEmbedding | None = None
         self.alibi: AlibiSlopes | None = None
+        self.relative: RelativePositionBias | None = None
+        self.pattern = model_pattern(config)
         if config.position == "learned":
             self.position_embedding = LearnedPositionalEmbedding(config.d_model, config.max_seq_len)
         elif config.position == "sinusoidal":
             self.position_embedding = PositionalEncoding(config.d_model, config.max_seq_len)
         elif config.position == "rope":
-            self.rotary = RotaryEmbedding(config.head_dim, config.max_seq_len, config.rope_theta)
+            self.rotary = RotaryEmbedding(config.head_dim, config.max_seq_len, config.rope_theta, rope_scaling(config))
         elif config.position == "alibi":
             self.alibi = AlibiSlopes(config.n_heads)
+        elif config.position == "relative":
+            self.relative = RelativePositionBias(config.n_heads, config.relative_buckets, config.relative_max_distance)
         rows = config.bigram_embedding
         self.bigram_embedding = None if rows is None else BigramEmbedding(rows, config.d_model)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
-        build_block = lookup("block", config.block)
+        self.segment_length = config.segment
+        build_block = lookup("block", config.block if config.segment is None else "segment_transformer")
         self.blocks = nn.ModuleList(build_block(config, index) for index in range(config.n_layers))
         self.shortcuts = ResidualShortcuts(config.n_layers) if config.residual_shortcuts else None
         if config.value_embeddings and not any(isinstance(module, ValueEmbedding) for module in self.modules()):
             raise ConfigError(
                 [f"value_embeddings: attention {config.attention!r} in block {config.block!r} has none; use mha"]
             )
+        if self.pattern is not None and not any(getattr(module, "pattern", None) for module in self.blocks.modules()):
+            name = "sliding_window" if config.sliding_window else "sparse_block"
+            raise ConfigError([f"{name}: attention {config.attention!r} in block {config.block!r} has none; use mha"])
         # A post-norm block ends with a normalisation already.
         self.final_norm = build_norm(config) if config.pre_norm else nn.Identity()
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self._tie()
         self.init_weights()
+
+    @property
+    def supports_cache(self) -> bool:
+        """Whether every block can read one token at a time, with the others in a cache."""
+        return all(map(supports_cache, self.blocks))
 
     def _tie(self) -> None:
         if self.config.tie_embeddings:
@@ -121,7 +140,7 @@ class TransformerLM(BaseLanguageModel):
             labels: (batch, seq), not shifted: logits at t are compared with the label at t + 1; -100 does not count.
             position_ids: (batch, seq). Left out: 0, 1, 2..., counted from the first token that is not padding, or
                 from where the cache ends.
-            document_ids: (batch, seq); tokens of different documents never see each other.
+            document_ids: (batch, seq); tokens of different documents, that is runs of equal ids, never see each other.
             attention_mask: (batch, seq), 1 for tokens and 0 for padding, on either side.
             cache: keys and values of earlier tokens; new ones are stored at the slots ``position_ids``, and a query
                 at position p sees slots 0..p.
@@ -154,6 +173,13 @@ class TransformerLM(BaseLanguageModel):
         """What the output layer gets, (batch, seq, d_model); the arguments are those of :meth:`forward`."""
         if attention_mask is not None and attention_mask.device.type == "cpu" and bool(attention_mask.all()):
             attention_mask = None  # nothing is padded: the fast path. On a GPU, looking would cost a wait.
+        if self.segment_length is not None and cache is None:
+            return self.read_segments(input_ids, document_ids=document_ids, attention_mask=attention_mask)[0]
+        if cache is not None and not self.supports_cache:
+            raise UserError(
+                f"attention {self.config.attention!r} in block {self.config.block!r} keeps nothing in a cache",
+                hint="read the whole text at once, as generation does with use_cache=False",
+            )
         if cache is not None and (attention_mask is not None or document_ids is not None):
             raise UserError(
                 "a cache goes with position_ids, not with attention_mask or document_ids",
@@ -173,25 +199,60 @@ class TransformerLM(BaseLanguageModel):
         elif self.bigram_embedding is not None:
             previous = previous_tokens(input_ids, positions, document_ids, attention_mask)
         x = self._embed(input_ids, positions, previous)
-        context = build_context(
-            seq,
-            positions,
-            document_ids=document_ids,
-            attention_mask=attention_mask,
-            cache=cache,
-            rotary=self.rotary,
-            slopes=None if self.alibi is None else self.alibi.slopes,
-            dtype=_compute_dtype(x),
-            device=x.device,
-        )
-        context.token_ids = input_ids
-        x0 = x
-        for index, layer in enumerate(self.blocks):
-            if self.shortcuts is not None:
-                x = self.shortcuts(index, x, x0)
-            x = layer(x, context)
-        result: Tensor = self.final_norm(x)
-        return result
+        return self._through_blocks(x, self._context(input_ids, x, positions, document_ids, attention_mask, cache))
+
+    def read_segments(
+        self,
+        input_ids: Tensor,
+        memory: SegmentMemory | None = None,
+        *,
+        document_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, SegmentMemory]:
+        """Read a text of any length in segments, from where another call ended.
+
+        Args:
+            input_ids: (batch, seq), the text that follows.
+            memory: what the call before gave back; None at the beginning.
+            document_ids: (batch, seq); tokens of different documents never see each other. A document that began in an
+                earlier call keeps its id. Left out: all are of document 0.
+            attention_mask: (batch, seq), 1 for tokens and 0 for padding: short for documents 1 and 0.
+
+        Returns:
+            The last hidden states, (batch, seq, d_model), and the memory for what follows.
+
+        Raises:
+            UserError: the model reads texts whole.
+        """
+        if self.segment_length is None:
+            raise UserError("this model reads texts whole", hint="build one with memory_length, or segment_length")
+        if document_ids is None and attention_mask is not None:
+            document_ids = attention_mask.long()
+        hidden = []
+        for start in range(0, input_ids.shape[1], self.segment_length):
+            segment = slice(start, start + self.segment_length)
+            documents = None if document_ids is None else document_ids[:, segment]
+            part, memory = self._read_segment(input_ids[:, segment], documents, memory)
+            hidden.append(part)
+        assert memory is not None
+        return torch.cat(hidden, dim=1), memory
+
+    def _read_segment(
+        self, input_ids: Tensor, document_ids: Tensor | None, memory: SegmentMemory | None
+    ) -> tuple[Tensor, SegmentMemory]:
+        """One segment, (batch, seq); the same results as :meth:`read_segments`."""
+        seq = input_ids.shape[1]
+        if memory is not None:
+            document_ids = memory.documents_and(document_ids, input_ids)  # (batch, kept + seq), or None
+            input_ids = torch.cat([memory.token_ids, input_ids], dim=1)  # (batch, kept + seq)
+        previous = None
+        if self.bigram_embedding is not None:
+            previous = newest(previous_tokens(input_ids, None, document_ids, None), seq)
+        x = self._embed(newest(input_ids, seq), None, previous)
+        context = self._context(input_ids, x, None, document_ids)
+        context.segment = SegmentPass(memory, len(self.blocks), self.config.memory_length)
+        hidden = self._through_blocks(x, context)
+        return hidden, context.segment.result(input_ids, document_ids)
 
     @classmethod
     def from_pretrained(
@@ -208,6 +269,43 @@ class TransformerLM(BaseLanguageModel):
         if is_hf_folder(folder):
             return load_hf(folder, model_class=cls).to(device=device, dtype=dtype).eval()
         return super().from_pretrained(folder, device=device, dtype=dtype)
+
+    def _context(
+        self,
+        input_ids: Tensor,
+        x: Tensor,
+        positions: Tensor | None,
+        document_ids: Tensor | None,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> AttentionContext:
+        """What every layer needs to know of ``input_ids``, (batch, seq); x, embedded tokens, lends dtype and device."""
+        context = build_context(
+            input_ids.shape[1],
+            positions,
+            document_ids=document_ids,
+            attention_mask=attention_mask,
+            cache=cache,
+            rotary=self.rotary,
+            slopes=None if self.alibi is None else self.alibi.slopes,
+            relative=self.relative,
+            pattern=self.pattern,
+            flex=self.config.attention_backend == "flex",
+            dtype=_compute_dtype(x),
+            device=x.device,
+        )
+        context.token_ids = input_ids
+        return context
+
+    def _through_blocks(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Embedded tokens to last hidden states, (batch, seq, d_model)."""
+        x0 = x
+        for index, layer in enumerate(self.blocks):
+            if self.shortcuts is not None:
+                x = self.shortcuts(index, x, x0)
+            x = layer(x, context)
+        result: Tensor = self.final_norm(x)
+        return result
 
     def _embed(self, input_ids: Tensor, positions: Tensor | None, previous: Tensor | None) -> Tensor:
         """(batch, seq) -> (batch, seq, d_model)."""

@@ -65,14 +65,14 @@ def load_weights(folder: str | Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: there are no weights here, a shard is missing, or the weights are pickled.
-        CorruptionError: a file is not whole.
+        CorruptionError: a file is not whole, or the index makes no sense.
     """
     folder = Path(folder)
     if (folder / WEIGHTS).is_file():
         return load_tensors(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
         raise CheckpointError(f"{folder} holds no weights ({WEIGHTS} or {INDEX})", hint=_hint_for(folder))
-    index = read_json(folder / INDEX).get("weight_map", {})
+    index = _weight_map(folder / INDEX)
     shards = sorted(set(index.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
@@ -87,6 +87,18 @@ def load_weights(folder: str | Path) -> dict[str, Tensor]:
     if absent:
         raise CorruptionError(f"{folder}: {INDEX} names tensors that no file holds: {_some(absent)}")
     return tensors
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> file, as an index says; the files lie beside it."""
+    content = read_json(path)
+    index = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(index, dict) or not all(isinstance(shard, str) for shard in index.values()):
+        raise CorruptionError(f"{path} is no index of weights", hint="download or copy the folder again")
+    elsewhere = sorted({shard for shard in index.values() if shard in ("", ".", "..") or Path(shard).name != shard})
+    if elsewhere:
+        raise CorruptionError(f"{path} names files that are not in its folder: {_some(elsewhere)}")
+    return index
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from llm_trainer.common.files import (
 )
 from llm_trainer.common.hashing import hash_file
 from llm_trainer.models import BaseLanguageModel
+from llm_trainer.models.extensions import write_model_config
 from llm_trainer.models.weights import save_weights
 from llm_trainer.training.optimizer import optimizers_of
 
@@ -100,7 +101,7 @@ def save_checkpoint(
             if tensors:
                 save_weights(temporary / name, tensors)
         if isinstance(model, BaseLanguageModel):
-            write_json(temporary / "config.json", model.config.to_dict())
+            write_model_config(temporary, model.config)
         details = {"format": FORMAT, "step": step, "time": time.time(), "aliases": aliases}
         kinds = {"optimizers": _kinds(optimizer), "optimizer": optimizer_values}
         write_json(temporary / STATE, {**details, **kinds, "state": dict(state or {})})

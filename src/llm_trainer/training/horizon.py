@@ -39,6 +39,34 @@ class TrainState:
     best_step: int | None = None
     """The checkpoint with the lowest validation loss, and that loss; it is never deleted."""
     evaluations_without_improvement: int = 0
+    schedule_steps: int = 0
+    """Length of the learning rate's schedule, if it is not ``total_steps``: a growing cache fixes it once..."""
+    schedule_end: int = 0
+    """...and this is the step at which it is expected to be over."""
+    anchor_step: int = 0
+    anchor_position: float = 0.0
+    """A step, and the position in the schedule that it had when the expected end last moved."""
+
+    @property
+    def schedule_position(self) -> tuple[float, int]:
+        """Where the learning rate is in its schedule, and how long that is, in steps."""
+        if not self.schedule_steps:
+            return self.step, self.total_steps
+        # The warm-up takes as many steps as were planned for it; only what comes after it is stretched.
+        warm = self.anchor_step + max(0.0, self.warmup_steps - self.anchor_position)
+        if self.step <= warm:
+            return self.anchor_position + self.step - self.anchor_step, self.schedule_steps
+        position = max(self.anchor_position, float(self.warmup_steps))
+        pace = (self.schedule_steps - position) / max(1.0, self.schedule_end - warm)
+        return position + pace * (self.step - warm), self.schedule_steps
+
+    def aim_schedule(self, end: int) -> None:
+        """Stretch or shorten what is left of the schedule after the warm-up to end at step ``end``; nothing jumps."""
+        if not self.schedule_end:
+            self.anchor_step, self.anchor_position, self.schedule_end = self.step, float(self.step), end
+        elif end != self.schedule_end:
+            position, _ = self.schedule_position
+            self.anchor_step, self.anchor_position, self.schedule_end = self.step, position, end
 
     def take_validation(self, loss: float, *, saved: bool) -> None:
         """Remember the best losses and count the validations since.
@@ -82,19 +110,28 @@ class Horizon:
 
     @classmethod
     def plan(
-        cls, config: TrainingConfig, sequences_per_epoch: int, world_size: int, state: TrainState | None = None
+        cls,
+        config: TrainingConfig,
+        sequences_per_epoch: int,
+        world_size: int,
+        state: TrainState | None = None,
+        *,
+        at_most: int | None = None,
     ) -> Horizon:
         """Work out the end from the configuration and, when resuming, from where the run is.
 
         Epochs end after their last sequence, with a last step over what remains; ``max_steps`` ends earlier. A run
-        resumed with another batch size or number of ranks still sees every sequence.
+        resumed with another batch size or number of ranks still sees every sequence. Data that come to an end of their
+        own after ``at_most`` sequences, as a mixture of used-up sources does, end the run there.
         """
         state = state or TrainState()
         per_step = config.sequences_per_step(world_size)
         epochs = config.num_epochs
         if epochs is None and config.max_steps is None and config.max_minutes is None:
             epochs = 1
-        sequences = sequences_per_epoch * epochs if epochs is not None else None
+        sequences = sequences_per_epoch * epochs if epochs is not None else at_most
+        if sequences is not None and at_most is not None:
+            sequences = min(sequences, at_most)
         steps = None
         if sequences is not None:
             steps = state.step + math.ceil(max(0, sequences - state.sequences) / per_step)
@@ -107,7 +144,7 @@ class Horizon:
     def update(self, state: TrainState, config: TrainingConfig) -> None:
         """Refresh the state's total and warm-up steps. A timed run re-estimates them from its own speed, so that the
         schedule ends when the time does; warm-up is fixed once it is over."""
-        warming_up = state.step <= state.warmup_steps
+        warming_up = state.step <= state.warmup_steps and not state.schedule_steps
         state.total_steps = self._total_steps(state)
         if warming_up:
             state.warmup_steps = resolve_warmup_steps(config, state.total_steps)

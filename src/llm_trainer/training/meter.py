@@ -52,4 +52,6 @@ def real_tokens(batch: Batch) -> int | Tensor:
     if marks is None:
         return batch["input_ids"].numel()
     count = (marks > 0).sum()
+    if "decoder_attention_mask" in batch:  # the answers of an encoder-decoder
+        count = count + (batch["decoder_attention_mask"] > 0).sum()
     return int(count) if count.device.type == "cpu" else count

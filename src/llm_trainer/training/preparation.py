@@ -11,22 +11,30 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
-from llm_trainer.common.devices import rank, world_size
+from llm_trainer.common.devices import available_cores, rank, world_size
 from llm_trainer.common.errors import CorruptionError, DataError, UserError
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.config import DataConfig, ModelConfig, TrainingConfig
 from llm_trainer.corpus import DatasetHandle, open_dataset, open_paths
+from llm_trainer.corpus.joined import JoinedDatasets
 from llm_trainer.data import PackedLoader, PackProgress, TokenCache, build_cache
+from llm_trainer.data.build import Mode
+from llm_trainer.data.growing import GrowingCache
 from llm_trainer.models import BaseLanguageModel
 from llm_trainer.monitoring.runs import next_run_name
 from llm_trainer.tokenizer import Tokenizer
+from llm_trainer.training.cached_data import CachedText, open_cached_loader, validation_cache
+from llm_trainer.training.mixed_data import MixtureText, mixture_loader
+from llm_trainer.training.objectives import refuse_other_families
 from llm_trainer.training.parallel import data_parallel
 
 Progress = Callable[[PackProgress], None]
+TrainingText: TypeAlias = DatasetHandle | CachedText | MixtureText
+HeldOutText: TypeAlias = DatasetHandle | JoinedDatasets
 
 
 @dataclass
@@ -37,7 +45,7 @@ class PreparedData:
     validation: PackedLoader | None
     seq_len: int
     description: str
-    held_out: DatasetHandle | None
+    held_out: HeldOutText | None
     _temporary: list[Path] = field(default_factory=list)
 
     def close(self) -> None:
@@ -47,8 +55,12 @@ class PreparedData:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_training_data(config: DataConfig) -> DatasetHandle:
-    """The documents to train on."""
+def open_training_data(config: DataConfig) -> TrainingText:
+    """The documents to train on; of a packed cache, what is known of them."""
+    if config.cache is not None:
+        return CachedText(config.cache)
+    if config.mixture is not None:
+        return MixtureText(config)
     if config.paths is not None:
         return open_paths(
             config.paths,
@@ -69,7 +81,7 @@ def open_training_data(config: DataConfig) -> DatasetHandle:
     )
 
 
-def open_validation_data(config: DataConfig, training: DatasetHandle) -> DatasetHandle | None:
+def open_validation_data(config: DataConfig, training: TrainingText) -> HeldOutText | None:
     """The documents to validate on; None if the person wants none (``validation_fraction: 0``)."""
     if config.validation_split is None and config.validation_fraction == 0:
         return None
@@ -125,27 +137,54 @@ def prepare_data(
         )
     seq_len = resolve_sequence_length(data_config, model_config, training_config)
     training = open_training_data(data_config)
+    if isinstance(training, CachedText):
+        return _prepare_cached(training, data_config, tokenizer, training_config, seq_len)
     validation = open_validation_data(data_config, training)
     temporary = []
     if not training_config.use_packed_cache:
         temporary = [Path(data_parallel.from_main(lambda: tempfile.mkdtemp(prefix="llm-trainer-cache-")))]
     root = temporary[0] if temporary else Path(data_config.cache_dir or "cache")
 
-    def pack(handle: DatasetHandle, limit: int | None) -> TokenCache:
+    def pack(handle: HeldOutText, limit: int | None) -> TokenCache:
         how = [data_config.packing, data_config.compression, limit]
         identity = [handle.fingerprint, tokenizer.fingerprint(), seq_len, *how]
         folder = root / f"{slug(handle.name)}-{handle.split}-{fingerprint(identity)[:8]}".replace("/", "_")
         return _pack_on_one_rank(handle, limit, tokenizer, folder, seq_len, data_config, progress, notice)
 
-    train_cache = pack(training, data_config.max_documents)
+    limit = data_config.max_documents
+    if isinstance(training, MixtureText):
+        train: PackedLoader = mixture_loader(
+            training,
+            data_config,
+            training_config,
+            pack=lambda handle: pack(handle, limit),
+            tokenizer=tokenizer.fingerprint(),
+            seq_len=seq_len,
+        )
+    else:
+        train = make_loader(pack(training, limit), training_config)
     held_out_cache = pack(validation, None) if validation is not None else None
     return PreparedData(
-        train=make_loader(train_cache, training_config),
+        train=train,
         validation=_validation_loader(held_out_cache, training_config, data_config.validation_tokens // seq_len),
         seq_len=seq_len,
         description=training.description,
         held_out=validation,
         _temporary=temporary,
+    )
+
+
+def _prepare_cached(
+    text: CachedText, data_config: DataConfig, tokenizer: Tokenizer, config: TrainingConfig, seq_len: int
+) -> PreparedData:
+    identity = tokenizer.fingerprint()
+    held_out = validation_cache(text.folder, tokenizer=identity, seq_len=seq_len)
+    return PreparedData(
+        train=open_cached_loader(text.folder, config, tokenizer=identity, seq_len=seq_len),
+        validation=_validation_loader(held_out, config, data_config.validation_tokens // seq_len),
+        seq_len=seq_len,
+        description=text.description,
+        held_out=None,
     )
 
 
@@ -176,6 +215,12 @@ def as_loader(data: Any, tokenizer: Any, model: nn.Module, config: TrainingConfi
     """
     if hasattr(data, "batches"):
         return data
+    refuse_other_families(
+        model, hint="pass a loader that makes its gaps (PackedLoader with a collator), or use llm-trainer train"
+    )
+    if isinstance(data, GrowingCache):
+        identity = data.plan.origin.config.tokenizer
+        return open_cached_loader(data.folder, config, tokenizer=identity, seq_len=data.seq_len)
     if isinstance(data, TokenCache):
         return make_loader(data, config, shuffle=shuffle)
     if tokenizer is None:
@@ -195,7 +240,11 @@ def run_folder(model: nn.Module, data_config: DataConfig, seq_len: int, root: Pa
 
 
 def dataset_label(config: DataConfig) -> str:
-    """A short name of the data for run names: the data set's, or the first path's."""
+    """A short name of the data for run names: the data set's, the cache's, or the first path's."""
+    if config.cache is not None:
+        return slug(Path(config.cache).name)
+    if config.mixture is not None:
+        return "mixture"
     if config.paths is not None:
         return slug(Path(config.paths[0]).stem)
     return slug(Path(config.dataset_name).stem or config.dataset_name)
@@ -207,7 +256,7 @@ def slug(name: str) -> str:
 
 
 def _pack_on_one_rank(
-    handle: DatasetHandle,
+    handle: HeldOutText,
     limit: int | None,
     tokenizer: Tokenizer,
     folder: Path,
@@ -216,7 +265,7 @@ def _pack_on_one_rank(
     progress: Progress | None,
     notice: Callable[[str], None],
 ) -> TokenCache:
-    def build(*, force_rebuild: bool) -> TokenCache:
+    def build(mode: Mode) -> TokenCache:
         documents: Iterable[Any] = handle if limit is None else islice(handle, limit)
         return build_cache(
             documents,
@@ -225,20 +274,22 @@ def _pack_on_one_rank(
             seq_len=seq_len,
             codec=config.compression,
             packer=config.packing,
+            workers=available_cores(),
+            mode=mode,
             progress=progress,
-            total_documents=limit or handle.split_documents,
+            notice=notice,
             source_fingerprint=handle.fingerprint,
             source_description=handle.description,
-            force_rebuild=force_rebuild,
         )
 
     if data_parallel.is_main():
         try:
-            build(force_rebuild=False).verify()
+            build("normal").verify()
         except CorruptionError as error:
-            # The text is there, so the cache can be made again; but nobody should have to guess why it takes longer.
-            notice(f"{error.message}; packing it again")
-            build(force_rebuild=True)
+            # The text is there, so what is damaged can be made again; but nobody should have to guess why it takes
+            # longer.
+            notice(f"{error.message}; making it again")
+            build("inverse")
     data_parallel.barrier()
     cache = TokenCache.open(folder, expect_tokenizer=tokenizer.fingerprint(), expect_seq_len=seq_len)
     if len(cache) == 0:

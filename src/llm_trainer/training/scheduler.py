@@ -19,7 +19,7 @@ def resolve_warmup_steps(config: TrainingConfig, total_steps: int) -> int:
     return min(wanted, total_steps)
 
 
-def learning_rate_factor(config: TrainingConfig, step: int, total_steps: int, warmup_steps: int) -> float:
+def learning_rate_factor(config: TrainingConfig, step: float, total_steps: int, warmup_steps: int) -> float:
     """What the peak learning rate is multiplied by at ``step``.
 
     Warm-up rises from 0. After it, ``cosine``, ``linear`` and ``polynomial`` go down to ``min_learning_rate_ratio``;
@@ -29,7 +29,7 @@ def learning_rate_factor(config: TrainingConfig, step: int, total_steps: int, wa
 
     Args:
         config: names the schedule and its numbers.
-        step: 0 is the first update.
+        step: 0 is the first update; between two steps where a schedule was stretched.
         total_steps: updates in the run.
         warmup_steps: updates of warm-up.
     """

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from llm_trainer.common.devices import rank, world_size
 from llm_trainer.common.errors import UserError
 from llm_trainer.config import TrainingConfig
+from llm_trainer.training.balancing import RouterBalancing
 from llm_trainer.training.ema import EMA
 from llm_trainer.training.horizon import TrainState
 from llm_trainer.training.microbatch import GradientAccumulator, first_line, is_out_of_memory
@@ -88,8 +89,9 @@ class OptimizerStep:
         self._ranks = world_size()
         self._message = message
         self._clock = time.perf_counter()
+        self.balancing = RouterBalancing(model, config.router_bias_rate, config.router_aux_loss)
         self.accumulator = GradientAccumulator(
-            self._parameters,
+            [*self._parameters, *self.balancing.tensors],
             loss,
             device=device,
             autocast=precision.autocast,
@@ -110,9 +112,11 @@ class OptimizerStep:
         Raises:
             UserError: memory does not suffice, not even for one row at a time.
         """
+        self.balancing.begin(self._scaler.scale)
         sums = self.accumulator.add_up(micro_batches, state.step, self._scaler.scale)
         if self._ranks > 1:
             data_parallel.sum_gradients(self._model)
+        self.balancing.take()
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         mine = [sums.total, sums.count, sums.tokens, self._lap() if self._ranks > 1 else 0.0, float(stop)]
         *ours, norm = self._read(mine, gradient_norm(gradients))
@@ -136,9 +140,8 @@ class OptimizerStep:
         )
 
     def _update(self, state: TrainState) -> None:
-        set_learning_rate(
-            self._optimizer, learning_rate_factor(self._config, state.step, state.total_steps, state.warmup_steps)
-        )
+        position, length = state.schedule_position
+        set_learning_rate(self._optimizer, learning_rate_factor(self._config, position, length, state.warmup_steps))
         try:
             self._optimizer.step()
         except (RuntimeError, MemoryError) as error:
@@ -150,6 +153,7 @@ class OptimizerStep:
                 f"({first_line(error)})",
                 hint="choose training.optimizer=adafactor, or train a smaller model",
             ) from None
+        self.balancing.update()
         if self._ema is not None:
             self._ema.update()
 

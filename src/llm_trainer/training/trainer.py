@@ -38,17 +38,19 @@ from llm_trainer.training.checkpoint import (
     save_checkpoint,
 )
 from llm_trainer.training.ema import EMA
+from llm_trainer.training.growth import follow_growth
 from llm_trainer.training.horizon import Horizon, TrainState, due
 from llm_trainer.training.interrupt import InterruptGuard
 from llm_trainer.training.meter import Meter
 from llm_trainer.training.modules import prepare_model
-from llm_trainer.training.objectives import Batch, CausalLM, LossTerms, Objective
+from llm_trainer.training.objectives import Batch, LossTerms, Objective, default_objective
 from llm_trainer.training.optimizer import create_optimizer, set_compute_dtype
 from llm_trainer.training.parallel import data_parallel
 from llm_trainer.training.precision import LossScaler, Precision, resolve_precision
 from llm_trainer.training.resume import check_resumable
 from llm_trainer.training.step import OptimizerStep, StepResult
 from llm_trainer.training.tuning import Tuning, tune, untuned
+from llm_trainer.training.utils import denormals_flushed
 from llm_trainer.training.validation import byte_lengths, validate
 
 LARGEST_SAVE_INTERVAL = 1000
@@ -77,7 +79,7 @@ class Trainer:
         model: one of ours, or any module whose call gives ``.logits`` (such as a transformers model).
         tokenizer: needed for bits per byte and by :meth:`train_from_config`.
         config: how to train.
-        objective: what to minimise; next-token prediction when left out.
+        objective: what to minimise; next-token prediction when left out, which is for decoders.
         run_dir: folder for checkpoints. Without it nothing is written.
         callbacks: hooks, called in order on rank 0.
 
@@ -99,7 +101,7 @@ class Trainer:
         self.config.validate()
         self.model = model
         self.tokenizer = tokenizer
-        self.objective: Objective = objective if objective is not None else CausalLM(self.config.z_loss)
+        self.objective: Objective = objective or default_objective(model, self.config.z_loss)
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.callbacks = list(callbacks)
         self.state = TrainState()
@@ -160,7 +162,7 @@ class Trainer:
             raise UserError(f"{self.run_dir} already holds a run", hint="pass resume=True, or choose another run_dir")
         self.state = TrainState()
         self.device = devices.resolve_device(self.config.device)
-        with data_parallel.process_group(self.device), InterruptGuard() as self._guard:
+        with data_parallel.process_group(self.device), InterruptGuard() as self._guard, denormals_flushed():
             try:
                 self._set_up(data, eval_data)
                 if resume:
@@ -214,13 +216,12 @@ class Trainer:
         from llm_trainer.training.preparation import as_loader
 
         config = self.config
-        # A run that diverges fills the weights with denormals, which CPUs multiply more than 5x slower.
-        torch.set_flush_denormal(True)
         self._world_size = devices.world_size()
         self._loader = as_loader(data, self.tokenizer, self.model, config)
         self._eval_loader = (
             as_loader(eval_data, self.tokenizer, self.model, config, shuffle=False) if eval_data is not None else None
         )
+        self._growth = follow_growth(self._loader, config, self._message, self._asked_to_stop)
         self.tuning = self._tune()
         if self.tuning.num_threads is not None:
             torch.set_num_threads(self.tuning.num_threads)
@@ -241,7 +242,7 @@ class Trainer:
         shape = self.model.config if type(self.model) is TransformerLM else None
         if shape is None:
             return untuned(self.config, self.device)
-        plan = Horizon.plan(self.config, len(self._loader), self._world_size)
+        plan = Horizon.plan(self.config, len(self._loader), self._world_size, at_most=self._most_sequences)
         tokens = None if plan.sequences is None else plan.sequences * self.sequence_length
         found = data_parallel.from_main(
             lambda: json.dumps(tune(shape, self.config, self.sequence_length, self.device, tokens=tokens).to_dict())
@@ -249,8 +250,21 @@ class Trainer:
         return Tuning.from_dict(json.loads(found))
 
     def _plan(self) -> None:
-        self._horizon = Horizon.plan(self.config, len(self._loader), self._world_size, self.state)
+        self._horizon = Horizon.plan(
+            self.config, len(self._loader), self._world_size, self.state, at_most=self._most_sequences
+        )
         self._horizon.update(self.state, self.config)
+        if self._growth is not None:
+            self._growth.schedule(self.state)
+
+    @property
+    def _most_sequences(self) -> int | None:
+        """After how many sequences the data end, for all epochs together; None never."""
+        most: int | None = getattr(self._loader, "total", None)
+        return most
+
+    def _asked_to_stop(self) -> bool:
+        return self._guard.requested is not None
 
     @property
     def checkpoint_dir(self) -> Path | None:
@@ -277,6 +291,8 @@ class Trainer:
         if self.ema is not None:
             self.ema.load(loaded.averages)
         self.loss = saved["loss"]
+        if self._growth is not None:
+            self._growth.resume(saved.get("segments"))
         self._plan()
         # The checkpoint was saved before the validation of its step, which decides about the best one and patience.
         self._owes_validation = self._evaluation_is_due() or self._horizon.reached(self.state)
@@ -288,7 +304,7 @@ class Trainer:
         config, state = self.config, self.state
         batches = self._loader.batches(state.sequences, self._horizon.sequences)
         per_step = config.sequences_per_step(self._world_size)
-        optimizer_step = OptimizerStep(
+        self._optimizer_step = optimizer_step = OptimizerStep(
             self.model,
             self.optimizer,
             self.custom_training_step,
@@ -305,6 +321,10 @@ class Trainer:
             return "finished"
         try:
             while not self._horizon.reached(state):
+                if self._growth is not None and self._growth.follow(state, self._horizon):
+                    _close(batches)
+                    self._plan()
+                    batches = self._loader.batches(state.sequences, self._horizon.sequences)
                 micro_batches = list(islice(batches, config.gradient_accumulation_steps))
                 if not micro_batches:
                     break
@@ -419,6 +439,7 @@ class Trainer:
             "seed": self.config.seed,
             "precision": self.precision.format,
             "loss": self.loss,
+            "segments": self._growth.state_dict() if self._growth is not None else None,
         }
         averages = self.ema.averages if self.ema is not None else None
         path = save_checkpoint(
@@ -446,6 +467,7 @@ class Trainer:
             "train/skipped_steps": float(state.skipped_steps),
             "train/elapsed": state.elapsed,
             **{f"train/{name}": float(value) for name, value in self.objective_metrics.items()},
+            **self._optimizer_step.balancing.metrics(),
         }
 
     @property

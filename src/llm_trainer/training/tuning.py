@@ -18,12 +18,13 @@ import torch
 import llm_trainer
 from llm_trainer.common.devices import matmul_peak, world_size
 from llm_trainer.common.hashing import fingerprint
+from llm_trainer.common.user_folder import cache_folder
 from llm_trainer.config import ModelConfig, TrainingConfig
 from llm_trainer.models import TransformerLM
 from llm_trainer.monitoring.system import environment
 from llm_trainer.training.modules import compiler_problem
 from llm_trainer.training.precision import Precision, format_is_free, resolve_precision
-from llm_trainer.training.tuning_cache import TuningCache, cache_folder
+from llm_trainer.training.tuning_cache import TuningCache
 from llm_trainer.training.tuning_probe import Measurer, Setting
 from llm_trainer.training.tuning_search import Earlier, Measurement, Measures, Search
 

@@ -149,6 +149,8 @@ class Measurer:
     def _probe_shape(self) -> ModelConfig:
         shape = self._shape.model_copy(deep=True)
         shape.n_layers = min(BLOCKS, shape.n_layers)
+        # Of layers with and without experts, one of each.
+        shape.moe_every, shape.first_dense_layers = min(shape.moe_every, shape.n_layers), 0
         return shape
 
     def _batch(self, rows: int) -> Batch:

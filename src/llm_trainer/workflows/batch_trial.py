@@ -30,6 +30,7 @@ from llm_trainer.training.modules import prepare_model
 from llm_trainer.training.objectives import Batch
 from llm_trainer.training.precision import LossScaler, resolve_precision
 from llm_trainer.training.step import OptimizerStep
+from llm_trainer.training.utils import denormals_flushed
 from llm_trainer.workflows.target import training_shape
 
 LONGEST = 10
@@ -74,8 +75,8 @@ def try_here(run: RunConfig, rows: int) -> Trial:
     times: list[float] = []
     fits = True
     try:
-        for moment in _steps(run, rows, device):
-            times.append(moment)
+        with denormals_flushed():
+            times.extend(_steps(run, rows, device))
     except (UserError, RuntimeError, MemoryError) as error:
         told = isinstance(error, UserError) and error.message.startswith("out of memory")
         if not (told or is_out_of_memory(error)):
@@ -102,7 +103,6 @@ def _steps(run: RunConfig, rows: int, device: torch.device) -> Iterator[float]:
     config, (shape, length) = run.training, training_shape(run)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    torch.set_flush_denormal(True)
     model = TransformerLM(shape).to(device).train()
     prepare_model(model, config, device, message=_silence)
     precision = resolve_precision(config, device)

@@ -9,9 +9,10 @@ import torch
 
 from llm_trainer.common.devices import resolve_device
 from llm_trainer.config import RunConfig
+from llm_trainer.config.model import GATED
 from llm_trainer.tokenizer import load_tokenizer
 from llm_trainer.training.precision import format_is_free
-from llm_trainer.training.tuning import Tuning, tune
+from llm_trainer.training.tuning import Tuning, tune, untuned
 from llm_trainer.workflows.estimate import training_tokens
 from llm_trainer.workflows.target import training_shape
 
@@ -58,6 +59,8 @@ def derive(run: RunConfig, text_bytes: int | None) -> Derived:
         setattr(getattr(run, section), name, value)
         notes.append(Derivation(f"{section}.{name}", value, reason))
 
+    if run.model.family != "decoder" and run.training.objective is None:
+        choose("training", "objective", run.objective, f"what suits a model of family {run.model.family} and its data")
     device = resolve_device(run.training.device)
     if run.training.device == "auto":
         choose("training", "device", device.type, "the best device that PyTorch sees here")
@@ -74,11 +77,7 @@ def derive(run: RunConfig, text_bytes: int | None) -> Derived:
         choose("model", "attention_backend", "explicit", "use_flash_attention: false")
     _derive_vocabulary(run, text_bytes, choose)
     if run.model.d_ff is None:
-        rule = (
-            "8/3 x d_model rounded up to 32, three matrices"
-            if run.model.activation in ("swiglu", "geglu")
-            else "4 x d_model"
-        )
+        rule = "8/3 x d_model rounded up to 32, three matrices" if run.model.activation in GATED else "4 x d_model"
         notes.append(Derivation("model.d_ff", run.model.ffn_dim, rule))
     tuning = _derive_tuning(run, text_bytes, device, choose, notes)
     accumulation = run.training.gradient_accumulation_steps
@@ -105,7 +104,10 @@ def _derive_tuning(
     training = run.training
     shape, length = training_shape(run)
     tokens = training_tokens(run, text_bytes, length)
-    tuning = tune(shape, training, length, device, tokens=tokens, micro_batch=True)
+    if run.model.family == "decoder":
+        tuning = tune(shape, training, length, device, tokens=tokens, micro_batch=True)
+    else:
+        tuning = untuned(training, device)  # the probe knows decoders only
     if format_is_free(training):
         choose("training", "precision", tuning.precision.format, tuning.precision.reason)
     elif training.precision == "auto":

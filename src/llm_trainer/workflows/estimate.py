@@ -11,9 +11,10 @@ import torch
 from llm_trainer.common.devices import matmul_peak, resolve_device
 from llm_trainer.common.files import human_bytes
 from llm_trainer.config import RunConfig
-from llm_trainer.models import TransformerLM
+from llm_trainer.models.factory import build_model
 from llm_trainer.training.precision import resolve_precision
 from llm_trainer.workflows.footprint import Footprint, footprint
+from llm_trainer.workflows.length_costs import describe_lengths
 from llm_trainer.workflows.target import training_shape
 
 ASSUMED_UTILISATION = 0.35
@@ -50,7 +51,7 @@ def estimate(run: RunConfig, text_bytes: int | None) -> Estimate:
     """Work out the costs. Builds the model without memory (on the ``meta`` device) and times a matrix product."""
     config, length = training_shape(run)
     with torch.device("meta"):
-        model = TransformerLM(config)
+        model = build_model(config)
     flops = model.flops_per_token(length)
     device = resolve_device(run.training.device)
     precision = resolve_precision(run.training, device)
@@ -106,7 +107,7 @@ def describe_fit(run: RunConfig, memories: Sequence[int]) -> str:
     config, length = training_shape(run)
     precision = resolve_precision(run.training, resolve_device(run.training.device)).format
     with torch.device("meta"):
-        parameters = TransformerLM(config).num_parameters()
+        parameters = build_model(config).num_parameters()
     fits = ways_to_fit(run)
     training = run.training
     lines = [
@@ -126,6 +127,7 @@ def describe_fit(run: RunConfig, memories: Sequence[int]) -> str:
         answers = "".join(f"{'fits' if fit.fits(size) else 'no':>12}" for size in memories)
         lines.append(f"{label:{width}}{human_bytes(fit.memory.peak):>12}{answers}")
     lines += ["", f"A step fits if it takes at most {USABLE:.0%} of the memory: the program itself needs some too."]
+    lines += ["", *describe_lengths(run)]
     return "\n".join(lines)
 
 

@@ -10,8 +10,9 @@ from llm_trainer.config import load_config
 from llm_trainer.corpus import open_paths
 from llm_trainer.evaluation import compressor_baselines, evaluate_documents
 from llm_trainer.training.preparation import open_training_data, open_validation_data
-from llm_trainer.workflows.load import load_model
+from llm_trainer.workflows.load import LoadedModel, load_model
 from llm_trainer.workflows.pretrain import write_evaluation
+from llm_trainer.workflows.tasks import evaluate_task, open_task_data, prepare_task
 
 
 def evaluate_run(
@@ -32,6 +33,8 @@ def evaluate_run(
         device: where to compute.
     """
     loaded = load_model(run, runs_dir=runs_dir, checkpoint=checkpoint, device=device)
+    if loaded.model.config.family != "decoder":
+        return _evaluate_task(loaded, paths, device, keep=checkpoint == "best")
     if paths is not None:
         texts = [document.text for document in open_paths(paths, validation_fraction=0)]
     else:
@@ -55,3 +58,28 @@ def evaluate_run(
         *(f"  {name:<13} {value:.4f}" for name, value in baselines.items()),
     ]
     return "\n".join(lines)
+
+
+def _evaluate_task(loaded: LoadedModel, paths: list[str] | None, device: str, *, keep: bool) -> str:
+    """Loss and accuracy of a model that does not predict text from left to right, on its run's own held-out data."""
+    if paths is not None or loaded.run_dir is None:
+        raise UserError(
+            f"a model of family {loaded.model.config.family} is evaluated on what its run held out",
+            hint="name the run, without --text",
+        )
+    run = load_config(loaded.run_dir / "config.yaml").run
+    data = prepare_task(run, open_task_data(run), loaded.tokenizer, progress=None, notice=_silence)
+    try:
+        if data.validation is None:
+            raise UserError("the run held nothing out (validation_fraction: 0)", hint="train one that does")
+        figures = evaluate_task(loaded.model, run, data.validation, device=device)
+    finally:
+        data.close()
+    if keep:
+        write_evaluation(loaded.run_dir, None, {}, task=figures)
+    lines = [loaded.description, f"objective       {run.objective}"]
+    return "\n".join([*lines, *(f"{name:<16}{value:.4f}" for name, value in figures.items())])
+
+
+def _silence(text: str) -> None:
+    """Nothing to say: it was said while training."""

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llm_trainer.config import ModelConfig, TrainingConfig
-from llm_trainer.models import BaseLanguageModel, TransformerLM
+from llm_trainer.models import BaseLanguageModel
 from llm_trainer.models.checkpointing import apply_activation_checkpointing
+from llm_trainer.models.factory import build_model
 from llm_trainer.models.lora import apply_lora
+from llm_trainer.models.seq2seq import EncoderDecoderLM
 from llm_trainer.training.fused_loss import tokens_per_piece
 from llm_trainer.training.optimizer import create_optimizer, optimizers_of
 from llm_trainer.training.precision import DTYPES
@@ -81,7 +83,7 @@ def footprint(
     """
     dtype = DTYPES[format]
     with FakeTensorMode():
-        plain = TransformerLM(model)
+        plain = build_model(model)
         if training.use_peft:
             targets = tuple(training.peft_target_modules)
             apply_lora(plain, r=training.peft_r, alpha=training.peft_alpha, targets=targets)
@@ -102,9 +104,14 @@ def footprint(
             averages=trained if training.use_ema else 0,
             activations=activations,
             recomputed=recomputed,
-            loss=_loss_bytes(plain.lm_head.weight, output, dtype, device_type, capped=capped),
+            loss=_loss_bytes(_output_layer(plain).weight, output, dtype, device_type, capped=capped),
             accumulates=training.gradient_accumulation_steps > 1,
         )
+
+
+def _output_layer(model: BaseLanguageModel) -> nn.Linear:
+    layer: nn.Linear = getattr(model, "classifier", None) or model.lm_head
+    return layer
 
 
 def _saved_bytes(model: BaseLanguageModel, rows: int, length: int, dtype: torch.dtype) -> tuple[int, Tensor]:
@@ -125,7 +132,11 @@ def _saved_bytes(model: BaseLanguageModel, rows: int, length: int, dtype: torch.
     ids = torch.zeros(rows, length, dtype=torch.long)
     context = torch.autocast("cpu", dtype) if dtype != torch.float32 else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), context:
-        hidden = model.hidden_states(ids, position_ids=torch.zeros_like(ids), document_ids=torch.ones_like(ids))  # type: ignore[call-arg]
+        if isinstance(model, EncoderDecoderLM):
+            # Answers as long as their sources: the most there can be.
+            hidden = model.hidden_states(ids, memory=model.encode(ids))
+        else:
+            hidden = model.hidden_states(ids, position_ids=torch.zeros_like(ids), document_ids=torch.ones_like(ids))  # type: ignore[call-arg]
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values()), hidden
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from llm_trainer.common.devices import resolve_device
 from llm_trainer.common.errors import CheckpointError, UserError
 from llm_trainer.generation import TextGenerator
-from llm_trainer.models import BaseLanguageModel, TransformerLM
+from llm_trainer.models import BaseLanguageModel
+from llm_trainer.models.factory import load_pretrained
 from llm_trainer.monitoring.metrics import read_metrics
 from llm_trainer.tokenizer import Tokenizer, load_tokenizer
 from llm_trainer.training.checkpoint import (
@@ -71,14 +72,14 @@ def load_model(
     target = resolve_device(device)
     if (folder / "checkpoints").is_dir():
         path = choose_checkpoint(folder, checkpoint)
-        model: BaseLanguageModel = TransformerLM.from_pretrained(path)
+        model: BaseLanguageModel = load_pretrained(path)
         averages = load_averages(path)
         if averages:
             model.load_state_dict(averages, strict=False)
         tokenizer_dir, step = folder / "tokenizer", int(path.name.removeprefix("step-"))
         where = f"{folder.name}, step {step:,}"
     elif (folder / "config.json").exists():
-        model = TransformerLM.from_pretrained(folder)
+        model = load_pretrained(folder)
         tokenizer_dir, step, where = folder, None, folder.name
     else:
         raise UserError(f"{folder} holds neither a run nor a model", hint="name a run, or a folder with config.json")

@@ -11,7 +11,9 @@ from typing import Any
 from llm_trainer.common.errors import ConfigError
 from llm_trainer.common.files import explain_os_errors, write_text
 from llm_trainer.config import GenerationConfig
-from llm_trainer.generation import TextGenerator
+from llm_trainer.generation import TextGenerator, fill_mask
+from llm_trainer.generation.fill_mask import filled_text
+from llm_trainer.models.encoder import EncoderLM
 from llm_trainer.training.callbacks import Callback
 from llm_trainer.training.trainer import Trainer
 
@@ -54,8 +56,18 @@ class SampleWriter(Callback):
             return
         generator = TextGenerator(trainer.model, trainer.tokenizer)
         for prompt in self.prompts:
-            text = generator.generate(prompt, self.config)
-            write_sample(self.run_dir, step, prompt, str(text), self.config.temperature)
+            write_sample(
+                self.run_dir, step, prompt, draw_sample(generator, prompt, self.config), self.config.temperature
+            )
+
+
+def draw_sample(
+    generator: TextGenerator, prompt: str, config: GenerationConfig, *, return_full_text: bool = True
+) -> str:
+    """What a model makes of a prompt: a text that goes on, an answer, or, from an encoder, its gaps filled."""
+    if isinstance(generator.model, EncoderLM):
+        return filled_text(prompt, fill_mask(generator.model, generator.tokenizer, prompt, top_k=1))
+    return "".join(generator.stream(prompt, config, return_full_text=return_full_text))
 
 
 def write_sample(run_dir: Path, step: int, prompt: str, text: str, temperature: float) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llm_trainer.common.errors import UserError
 from llm_trainer.config import ModelConfig, RunConfig, load_config
+from llm_trainer.models.extensions import find_extensions, import_extensions
 from llm_trainer.models.presets import ALIASES, PRESETS, preset
 from llm_trainer.workflows.load import find_run
 
@@ -25,7 +26,10 @@ def load_target(target: str, overrides: Sequence[str] = (), *, runs_dir: Path = 
     """
     path = Path(target)
     if path.suffix in (".yaml", ".yml", ".json"):
-        return load_config(path, overrides).run
+        run = load_config(path, overrides).run
+        find_extensions(run.model, path.parent)
+        import_extensions(run.model.extensions, named_by_person=True)
+        return run
     if not path.is_dir() and not (runs_dir / target).is_dir() and target in (*PRESETS, *ALIASES):
         shape = {name: value for name, value in preset(target).to_dict().items() if value is not None}
         return load_config(None, [*(f"model.{name}={_word(value)}" for name, value in shape.items()), *overrides]).run
@@ -36,7 +40,10 @@ def load_target(target: str, overrides: Sequence[str] = (), *, runs_dir: Path = 
         raise UserError(f"{target!r} is no configuration file, run or preset", hint=names) from error
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not the folder of a run: it holds no config.yaml")
-    return load_config(folder / "config.yaml", overrides).run
+    run = load_config(folder / "config.yaml", overrides).run
+    find_extensions(run.model, folder)
+    import_extensions(run.model.extensions, named_by_person=False)
+    return run
 
 
 def _word(value: object) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm_trainer.config import ModelConfig
 from llm_trainer.config.model import Activation
-from llm_trainer.models.interop.layout import OURS_ALONE, TensorSource, needed_value, refuse, require_values
+from llm_trainer.models.interop.layout import TensorSource, needed_value, refuse, require_shape
 
 HF_ACTIVATIONS: dict[Activation, str] = {
     "gelu_tanh": "gelu_new",
@@ -40,14 +40,21 @@ LAYER = {
 # GPT-2's Conv1D holds (in, out) where a linear layer holds (out, in).
 TRANSPOSED = ("attention.o_proj", "feed_forward.up_proj", "feed_forward.down_proj")
 FUSED = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+SPOKEN = ("vocab_size", "d_model", "d_ff", "n_heads", "n_kv_heads", "n_layers", "max_seq_len", "norm_eps")
 
 
 class GPT2Layout:
     """``GPT2LMHeadModel``."""
 
+    family = "decoder"
+
+    def resembles(self, config: ModelConfig) -> bool:
+        """Whether positions are learned, as in no other decoder that we know."""
+        return config.position == "learned"
+
     def export_problems(self, config: ModelConfig) -> list[str]:
         """Why a model of this shape is no GPT-2."""
-        problems = require_values(
+        problems = require_shape(
             config,
             "GPT-2",
             {
@@ -60,9 +67,14 @@ class GPT2Layout:
                 "attention": ("mha",),
                 "feed_forward": ("mlp",),
                 "block": ("transformer",),
-                **OURS_ALONE,
             },
+            # The base of rotary positions is that of none.
+            (*SPOKEN, "tie_embeddings", "rope_theta", "d_head", "qkv_bias"),
         )
+        if config.head_dim * config.n_heads != config.d_model:
+            problems.append(f"d_head={config.d_head}: GPT-2 has only d_model / n_heads")
+        if config.has_qkv_bias != config.bias:
+            problems.append(f"qkv_bias={config.qkv_bias!r}: GPT-2 has it only as bias={config.bias}")
         if config.kv_heads != config.n_heads:
             problems.append(f"n_kv_heads={config.kv_heads}: GPT-2 has as many as n_heads={config.n_heads}")
         return problems
@@ -147,12 +159,14 @@ class GPT2Layout:
             if config.tie_embeddings and name == "lm_head.weight":
                 result[name] = source.take(_known(source, "transformer.wte.weight"))
             elif part in FUSED:
-                fused = source.take(_known(source, f"transformer.h.{layer}.attn.c_attn.{kind}"))
-                fused = fused.T if kind == "weight" else fused  # (3 * d_model, d_model) or (3 * d_model,)
-                result[name] = fused.chunk(3)[FUSED.index(part)]
+                fused = _known(source, f"transformer.h.{layer}.attn.c_attn.{kind}")
+                # (d_model, 3 * d_model), or (3 * d_model,) for the bias
+                tensor = source.take_part(fused, FUSED.index(part), 3, dim=1 if kind == "weight" else 0)
+                result[name] = tensor.transpose(0, 1) if kind == "weight" else tensor
             else:
                 tensor = source.take(_known(source, _hf_name(name)))
-                result[name] = tensor.T if part in TRANSPOSED and kind == "weight" else tensor
+                turned = part in TRANSPOSED and kind == "weight" and tensor.ndim == 2
+                result[name] = tensor.T if turned else tensor
         return result
 
 
