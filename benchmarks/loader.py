@@ -23,6 +23,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from llm_trainer.tokenizer import BPETokenizer
 SEQ_LEN = 512
 BATCH = 64
 ROUNDS = 3
+UNIT_TOKENS = 2_000_000
 
 
 def best_of(work: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, Any]:
@@ -64,6 +66,11 @@ def read_all(cache: TokenCache, order: np.ndarray) -> int:
     return tokens
 
 
+def scan_all(cache: TokenCache) -> int:
+    """Go through all blocks in order, as int64 copies; returns the tokens."""
+    return sum(len(block.tokens.astype(np.int64)) for block in cache.scan())
+
+
 def read_memmap(path: Path, rows: int, offsets: np.ndarray) -> int:
     """The same number of sequences from a plain file, as nanoGPT reads them."""
     tokens = 0
@@ -79,6 +86,9 @@ def measure_packing(texts: list[str], tokenizer: BPETokenizer, folder: Path) -> 
     lengths = np.random.default_rng(0).lognormal(6.2, 1.1, 1_000_000).astype(np.int64) + 1
     fitting, _ = best_of(lambda: pack(lengths[:125_000], SEQ_LEN), rounds=2)
     fitting8, _ = best_of(lambda: pack(lengths, SEQ_LEN), rounds=2)
+    ends = np.cumsum(lengths)
+    borders = [0, *np.searchsorted(ends, np.arange(UNIT_TOKENS, ends[-1], UNIT_TOKENS)).tolist(), len(lengths)]
+    in_units, _ = best_of(lambda: [pack(lengths[a:b], SEQ_LEN) for a, b in pairwise(borders)], rounds=1)
     encoding, _ = best_of(lambda: sum(len(b.tokens) for b in encode_documents(document_texts(texts), tokenizer)), 1)
 
     def build(number: list[int], documents: list[str]) -> TokenCache:
@@ -92,6 +102,7 @@ def measure_packing(texts: list[str], tokenizer: BPETokenizer, folder: Path) -> 
     return {
         "fitting_documents_per_second": len(lengths) / fitting8,
         "fitting_8x": fitting8 / fitting,
+        "fitting_in_units_documents_per_second": len(lengths) / in_units,
         "tokens_per_second": cache.manifest.totals()["tokens"] / whole,
         "tokenizing_share": encoding / whole,
         "text_ratio": share,
@@ -106,7 +117,7 @@ def measure_reading(cache: TokenCache, plain: Path) -> dict[str, float]:
     offsets = np.random.default_rng(0).integers(0, plain.stat().st_size // 2 - SEQ_LEN, rows)
     cache.verify()  # everything is in the page cache then
     shuffled, tokens = best_of(lambda: read_all(TokenCache.open(cache.folder), order))
-    sequential, _ = best_of(lambda: read_all(TokenCache.open(cache.folder), np.arange(rows)))
+    sequential, _ = best_of(lambda: scan_all(TokenCache.open(cache.folder)))
     mapped, mapped_tokens = best_of(lambda: read_memmap(plain, rows, offsets))
     return {
         "shuffled": tokens / shuffled,
@@ -187,7 +198,8 @@ def main() -> None:
     packing = result["packing"]
     print(
         f"\nfitting alone: {packing['fitting_documents_per_second'] / 1e6:.2f} M documents/s "
-        f"(8x the documents: {packing['fitting_8x']:.1f}x the time)\n"
+        f"(8x the documents: {packing['fitting_8x']:.1f}x the time; in units of {UNIT_TOKENS // 1_000_000} M tokens: "
+        f"{packing['fitting_in_units_documents_per_second'] / 1e6:.2f} M)\n"
         f"packing from text: {packing['tokens_per_second'] / 1e6:.2f} M tokens/s, {packing['tokenizing_share']:.0%} of "
         f"it tokenizing; {packing['text_ratio']:.1f}x the text: {packing['time_ratio']:.1f}x the time\n"
         f"waiting for data: {result['waiting']['share']:.2%} of a step of {result['waiting']['step_ms']:.1f} ms"

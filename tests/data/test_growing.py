@@ -184,7 +184,7 @@ class TestSeveralPackers:
         assert not lease_path(file).exists()
 
 
-@pytest.mark.covers("R220", "R229")
+@pytest.mark.covers("R220")
 class TestGrowing:
     def test_each_sequence_is_served_once_in_a_pass_whatever_arrives_when(self, complete, tmp_path):
         total = len(chunk_files(complete))

@@ -10,8 +10,10 @@ import pytest
 from llm_trainer.common.errors import DataError
 from llm_trainer.data import TokenCache, build_cache
 from llm_trainer.data.mixture import MixtureLoader, MixtureOrder, MixtureSource, largest_deficit, temperature_weights
+from llm_trainer.training import Trainer
 from tests.byte_tokenizer import ByteTokenizer
 from tests.data.test_token_cache import NumberTokenizer
+from tests.training.helpers import config, tiny_model
 
 SHARES = (60, 15, 10, 10, 5)
 
@@ -34,7 +36,6 @@ def sources(caches: list[TokenCache], weights=SHARES, **options) -> list[Mixture
     return [MixtureSource(f"s{n}", cache, weight, **options) for n, (cache, weight) in enumerate(zip(caches, weights))]
 
 
-@pytest.mark.covers("R233")
 def test_shares_of_the_tokens_are_reached_within_1_percent(caches):
     loader = MixtureLoader(sources(caches), batch_size=10)
     served = loader.indices(0, 5000)
@@ -133,3 +134,74 @@ def test_the_identity_changes_with_the_shares(caches, tmp_path: Path):
     first = MixtureLoader(sources(caches), 2).fingerprint
     assert MixtureLoader(sources(caches), 4).fingerprint == first
     assert MixtureLoader(sources(caches, (1, 1, 1, 1, 1)), 2).fingerprint != first
+
+
+@pytest.mark.parametrize("weights", [SHARES, (1, 1, 1, 1, 1), (1000, 1, 1, 1, 1)], ids=["issue", "equal", "uneven"])
+def test_every_stretch_of_a_thousand_sequences_has_the_shares_within_1_percent(caches, weights):
+    """By the tokens that are really served, wherever the stretch begins."""
+    loader = MixtureLoader(sources(caches, weights), batch_size=10, seed=2)
+    wanted = np.array(weights) / sum(weights)
+    sizes = np.array([len(s.tokens) for s in loader.cache.read(np.arange(len(loader.cache)))])
+    for start, count in ((0, 1000), (0, 1777), (9_500, 1000), (123_456, 1500)):
+        chosen, _ = loader._mixed.sources(start, count)
+        tokens = np.bincount(chosen, weights=sizes[loader.indices(start, count)], minlength=5)
+        assert tokens / tokens.sum() == pytest.approx(wanted, abs=0.01)
+
+
+def test_a_share_too_small_to_be_served_is_refused_and_not_dropped_silently(caches):
+    with pytest.raises(DataError, match=r"share of s4 is so small that it would never be served.*\n.*leave"):
+        MixtureLoader(sources(caches, (1, 1, 1, 1, 1e-6)), 2)
+    assert MixtureLoader(sources(caches, (1, 1, 1, 1, 1e-3)), 2).composition(0, 10_000)["s4"] > 0
+
+
+def test_one_source_is_that_source(caches):
+    (only,) = sources(caches[:1])
+    loader = MixtureLoader([only], 4, seed=1)
+    assert sorted(loader.indices(0, len(loader)).tolist()) == list(range(len(caches[0])))
+
+
+def test_the_same_text_twice_is_two_sources_in_orders_of_their_own(caches):
+    twice = [MixtureSource(name, caches[0], 1) for name in "ab"]
+    loader = MixtureLoader(twice, 4, seed=1)
+    size = len(caches[0])
+    served = loader.indices(0, 2 * size)
+    first, second = served[served < size], served[served >= size] - size
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(size))
+    assert first.tolist() != second.tolist()
+
+
+def test_training_ends_where_all_sources_are_used_up(caches):
+    """Three epochs were asked for and two are allowed: the run is as long as the data, and does not fail at the end."""
+    limited = sources(caches[:2], (3, 1), max_epochs=2)
+    total = 2 * sum(map(len, caches[:2]))
+    for changes in ({"max_steps": None, "num_epochs": 3}, {"max_steps": 10_000}, {"max_steps": None, "max_minutes": 9}):
+        settings = config(batch_size=64, learning_rate=1e-3, **changes)
+        trainer = Trainer(tiny_model(vocab_size=257, max_seq_len=64, d_model=16, n_heads=2, n_layers=1), None, settings)
+        trainer.fit(MixtureLoader(limited, 64))
+        assert trainer.state.sequences == total
+        assert trainer.state.step == -(-total // 64)
+
+
+@pytest.mark.covers("R235")
+def test_a_resumed_mixture_goes_on_exactly(caches, tmp_path):
+    class Served(MixtureLoader):
+        def _indices(self, order, start: int, count: int):
+            found = super()._indices(order, start, count)
+            seen.extend(found.tolist())
+            return found
+
+    def run(name: str, steps: int, resume: bool) -> None:
+        model = tiny_model(vocab_size=257, max_seq_len=64, d_model=16, n_heads=2, n_layers=1)
+        settings = config(batch_size=8, max_steps=steps, warmup_steps=0)
+        Trainer(model, None, settings, run_dir=tmp_path / name).fit(
+            Served(sources(caches), 8, seed=1, num_workers=0), resume=resume
+        )
+
+    seen: list[int] = []
+    run("whole", 12, False)
+    straight = list(seen)
+    seen.clear()
+    run("parts", 5, False)
+    run("parts", 12, True)
+    assert seen == straight
+    assert len(straight) == 96

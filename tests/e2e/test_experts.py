@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from llm_trainer.models.moe_report import ExpertReport, expert_shares
+from llm_trainer.workflows.experts import draw_experts
 from llm_trainer.workflows.load import load_model
 from tests.e2e.conftest import TINY, TrainedRun, llm_trainer
 from tests.models.tiny import tiny_model, token_ids
@@ -49,6 +51,8 @@ def test_wrong_questions_get_one_message(trained: TrainedRun, corpus: Path) -> N
     llm_trainer("experts", trained.folder, "--domain", domain).assert_one_message("has no experts", "use_moe")
     llm_trainer("experts", trained.folder, "--domain", "words").assert_one_message("expected NAME=PATH")
     llm_trainer("experts", trained.folder).assert_one_message("no domain is given")
+    picture = ("--picture", "experts.png")
+    llm_trainer("experts", trained.folder, "--domain", domain, *picture).assert_one_message("end it with .svg")
 
 
 @pytest.mark.covers("R166")
@@ -72,3 +76,12 @@ def _entering(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     model(ids)
     handle.remove()
     return seen[0]
+
+
+def test_a_long_name_leaves_room_for_the_cells() -> None:
+    """Letters are at most 7.5 pixels wide at this size, and the cells begin where they end."""
+    shares = torch.full((1, 2), 0.5)
+    for name in ("a", "mathematics textbooks of 1900"):
+        picture = draw_experts(ExpertReport(("blocks.0",), {name: shares}, {name: 3}))
+        first = min(int(place) for place in re.findall(r'<rect x="(\d+)"', picture))
+        assert first >= 8 + 7.5 * len(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from pathlib import Path
@@ -183,3 +184,37 @@ class TestTrainingFromWeightsThatExist:
         outcome = llm_trainer("train", *settings, *extra, "--output_dir", tmp_path / "run")
         outcome.assert_one_message(*wanted)
         assert files_below(tmp_path) == []
+
+
+def test_an_export_never_takes_the_place_of_a_model(trained: TrainedRun, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(next((trained.folder / "checkpoints").glob("step-*")), model)
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    outcome = llm_trainer("export", trained.folder, "--to", "hf", "--output", model)
+    outcome.assert_one_message("is not empty", "--output")
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
+    (tmp_path / "file").write_text("mine")
+    llm_trainer("export", trained.folder, "--to", "hf", "--output", tmp_path / "file").assert_one_message("is a file")
+    llm_trainer("import", model, "--output", tmp_path / "file").assert_one_message("is a file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=repr)
+def test_what_stops_an_export_or_an_import_leaves_nothing(
+    trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    good, place = tmp_path / "good", tmp_path / "new" / "place"
+    assert llm_trainer("export", trained.folder, "--to", "hf", "--output", good).code == 0
+
+    def stopped(*arguments: object, **options: object) -> None:
+        raise stop
+
+    monkeypatch.setattr("llm_trainer.models.weights.save_file", stopped)
+    for words in (["export", trained.folder, "--to", "hf"], ["import", good]):
+        assert llm_trainer(*words, "--output", place).code != 0
+        assert not place.parent.exists()
+    # One that is written over is none until it is whole again.
+    assert llm_trainer("export", trained.folder, "--to", "hf", "--output", good).code != 0
+    assert not (good / "config.json").exists()
+    monkeypatch.undo()
+    assert not [path for path in files_below(tmp_path) if ".tmp" in str(path)]

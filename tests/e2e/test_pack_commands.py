@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -15,8 +16,10 @@ from llm_trainer.common.files import write_bytes
 from llm_trainer.data import TokenCache
 from llm_trainer.data.chunk import ChunkReader
 from llm_trainer.data.growing import GrowingLoader
+from llm_trainer.data.leases import packer_at_work
 from llm_trainer.data.manifest import chunk_files
 from llm_trainer.monitoring.metrics import read_metrics
+from llm_trainer.workflows.pack import pack_text
 from tests.e2e.conftest import TINY, llm_trainer
 from tests.e2e.test_scripts_and_examples import run_script
 
@@ -145,6 +148,89 @@ def test_a_mixture_is_named_in_the_configuration(corpus: Path, workplace: Path, 
     llm_trainer("train", "mix.yaml", *words, "--output_dir", "x").assert_one_message("no file or folder gone/")
     Path("mix.yaml").write_text("data: {mixture: {a: 0}}\n")
     llm_trainer("train", "mix.yaml", *words, "--output_dir", "x").assert_one_message("share of a must be above 0")
+
+
+def test_a_mixture_of_caches_needs_no_text_and_no_tokenizer_and_validates_in_its_shares(
+    corpus: Path, workplace: Path
+) -> None:
+    pack = ["data", "pack", "--text", corpus, "--seq_len", 64, "--validation_fraction", 0.2]
+    assert llm_trainer(*pack, "-o", "a").code == 0
+    assert llm_trainer(*pack, "--packing", "concat", "--tokenizer", "a/tokenizer", "-o", "b").code == 0
+    Path("mix.yaml").write_text("data: {mixture: {a: 75, b: 25}}\n")
+    words = [word for word in TINY if not word.startswith(("data.", "tokenizer."))]
+    outcome = llm_trainer("train", "mix.yaml", *words, "--output_dir", "run")
+    assert outcome.code == 0, outcome.err
+    assert "tokenizer.path = a/tokenizer: the one that the cache was made with" in outcome.out
+    assert "validation loss" in outcome.out
+    Path("mix.yaml").write_text(f"data: {{mixture: {{a: 75, {corpus}: 25}}, validation_fraction: 0.2}}\n")
+    outcome = llm_trainer("train", "mix.yaml", *words, "--output_dir", "with_text")
+    assert outcome.code == 0, outcome.err
+    assert "validation loss" in outcome.out
+    assert llm_trainer("train", "mix.yaml", *words, "--dry-run").code == 0
+
+
+@pytest.mark.covers("R209", "R225")
+def test_the_tokenizer_in_the_cache_is_the_one_it_was_packed_with(corpus: Path, packed: Path) -> None:
+    """Rebuilt with another tokenizer, the cache must not keep the old one inside."""
+    Path("other.txt").write_text("another zebra quickly xylophone " * 50)
+    other = ["--text", "other.txt", "--seq_len", 64, "-o", "other"]
+    assert llm_trainer("data", "pack", *other).code == 0
+    again = ["--text", corpus, "--seq_len", 64, "--tokenizer", "other/tokenizer", "-o", packed]
+    inside = (packed / "tokenizer" / "tokenizer.json").read_bytes()
+    llm_trainer("data", "pack", *again).assert_one_message("holds another cache: tokenizer", "--force-rebuild")
+    assert (packed / "tokenizer" / "tokenizer.json").read_bytes() == inside
+    assert llm_trainer("data", "pack", *again, "--force-rebuild").code == 0
+    assert (packed / "tokenizer" / "tokenizer.json").read_bytes() != inside
+    words = [word for word in TINY if not word.startswith(("data.", "tokenizer."))]
+    assert llm_trainer("train", f"data.cache={packed}", *words, "--output_dir", "run").code == 0
+
+
+@pytest.mark.covers("R227")
+def test_without_its_cache_a_run_packs_the_text_again(corpus: Path, workplace: Path) -> None:
+    losses = []
+    for name in ("first", "second"):
+        outcome = llm_trainer("train", f"data.dataset_name={corpus}", *TINY, "--output_dir", name)
+        assert outcome.code == 0, outcome.err
+        losses.append([row["train/loss"] for row in read_metrics(Path(name)) if "train/loss" in row])
+        assert any(Path("cache").rglob("manifest.json"))
+        shutil.rmtree("cache")
+    assert losses[0] == losses[1] != []
+
+
+@pytest.mark.covers("R220")
+def test_training_begins_before_there_is_a_plan(corpus: Path, workplace: Path) -> None:
+    """The packer is still training its tokenizer when the run is started, as the documentation shows it."""
+    begun = threading.Event()
+
+    def pack() -> None:
+        with packer_at_work(Path("late")):
+            begun.set()
+            time.sleep(0.3)
+            pack_text(
+                Path("late"),
+                tokenizer_dir=None,
+                paths=[str(corpus)],
+                dataset="builtin",
+                split="train",
+                seq_len=64,
+                packing="bfd",
+                compression="lz4",
+                validation_fraction=0.2,
+                unit_bytes=2000,
+                mode="normal",
+                workers=1,
+                force_rebuild=False,
+                echo=lambda line: None,
+            )
+
+    packer = threading.Thread(target=pack)
+    packer.start()
+    begun.wait()
+    words = [word for word in TINY if not word.startswith(("data.", "tokenizer.", "training.max_steps"))]
+    outcome = llm_trainer("train", "data.cache=late", "training.num_epochs=1", *words, "--output_dir", "run")
+    packer.join()
+    assert outcome.code == 0, outcome.err
+    assert read_metrics(Path("run"))[-1]["step"] == math.ceil(len(TokenCache.open("late")) / 4)
 
 
 def test_tokens_go_to_nanogpt_and_back(packed: Path) -> None:

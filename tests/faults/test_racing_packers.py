@@ -166,6 +166,38 @@ def test_a_stream_says_what_a_dead_packer_took_with_it(tmp_path, complete, monke
 
 
 @needs_fork
+def test_two_streams_that_lack_the_same_chunk_do_not_wait_for_each_other(tmp_path, complete, monkeypatch):
+    """Each is at work, and each thinks that the other will make what a third took with it."""
+    monkeypatch.setattr(building, "POLL_SECONDS", 0.01)
+    path = tmp_path / next(name for name in complete if name.startswith("chunk-00003"))
+    others = in_child(lambda: _hold_and_die(path))
+    while not is_held(lease_path(path)):
+        time.sleep(0.01)
+
+    def stream() -> None:
+        def documents() -> Iterator[str]:
+            for number, text in enumerate(texts()):
+                if number == 250:
+                    time.sleep(0.3)  # the third is dead by now
+                yield text
+
+        try:
+            build(tmp_path, documents())
+        except DataError as error:
+            os._exit(7 if "took chunk 3" in str(error) else 8)
+        os._exit(9)
+
+    statuses = wait_for([in_child(stream), in_child(stream), others])
+    assert [os.waitstatus_to_exitcode(status) for status in statuses] == [7, 7, 0]
+
+
+def _hold_and_die(path: Path) -> None:
+    with packer_at_work(path.parent), lease(path):
+        time.sleep(0.25)
+        os._exit(0)
+
+
+@needs_fork
 def test_planning_is_done_once(tmp_path, complete, monkeypatch):
     """The second packer waits for the plan of the first, and does not read all the text for one of its own."""
     monkeypatch.setattr(building, "POLL_SECONDS", 0.01)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from llm_trainer.common.errors import ConfigError, UserError
@@ -23,6 +24,7 @@ from llm_trainer.models.kv_cache import KVCache
 from llm_trainer.models.roles import roles_of
 from llm_trainer.workflows.inspect import inspect_model
 from llm_trainer.workflows.pretrain import plan_run
+from llm_trainer.workflows.start_from import adopt_start
 from tests.models.tiny import VOCAB, tiny_config, tiny_model, token_ids
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -302,7 +304,7 @@ def test_weights_to_start_from_bring_no_code_that_is_not_trusted(
     Path("text.txt").write_text("some text. " * 500)
     run = RunConfig.from_dict({"training": {"init_from": "stranger"}, "data": {"dataset_name": "text.txt"}})
     for attempt in (lambda: plan_run(run), lambda: inspect_model("stranger"), lambda: load_pretrained("stranger")):
-        with pytest.raises(UserError, match="llm-trainer trust stranger/own.py"):
+        with pytest.raises(UserError, match=r"llm-trainer trust stranger/own\.py"):
             attempt()
     assert not Path("ran").exists()
     trust("stranger")
@@ -336,3 +338,15 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
         import_extensions(paths, named_by_person=True)
     with pytest.raises(UserError, match="have the same name"):
         TransformerLM(tiny_config(extensions=paths))
+
+
+def test_a_resumed_run_finds_its_files_where_it_was_moved_to(tmp_path: Path) -> None:
+    """Also one that began with weights that exist: its configuration names the folder it was in."""
+    run = RunConfig.from_dict(
+        {"training": {"init_from": "gone"}, "model": {"extensions": ["old_place/extensions/own.py"]}}
+    )
+    (tmp_path / "extensions").mkdir()
+    (tmp_path / "extensions" / "own.py").write_text("x = 1\n")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run.to_dict()))
+    adopt_start(run, run_dir=tmp_path)
+    assert run.model.extensions == [str(tmp_path / "extensions" / "own.py")]

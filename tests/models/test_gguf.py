@@ -214,7 +214,7 @@ def test_a_file_with_any_bytes_changed_is_read_or_named(tmp_path: Path, shape: s
     export_gguf(model, bpe(), path, dtype="f32")
     whole = path.read_bytes()
     tensors = whole.find(b"token_embd.weight")
-    places = [*range(0, 64), *range(64, 1200, 23), *range(tensors - 8, tensors + 600, 11)]
+    places = [*range(64), *range(64, 1200, 41), *range(tensors - 8, tensors + 600, 19)]
     refused = 0
     for number, place in enumerate(places):
         harm = (b"\xff" * 8, b"\xff" * 7 + b"\x7f", bytes(8), b"\0\0\0\x7f")[number % 4]
@@ -234,7 +234,7 @@ def test_what_a_file_says_of_its_shape_is_not_believed(tmp_path: Path) -> None:
     for key, wrong, message in (
         ("llama.attention.head_count", 0, "expected a number above 0"),
         ("llama.block_count", 2**31 - 1, "no model has n_layers"),
-        ("llama.block_count", 9000, "its weights hold"),
+        ("llama.block_count", 9000, "9,000 layers are more than the"),
         ("llama.feed_forward_length", 2**31 - 1, "its weights hold"),
     ):
         place = whole.find(key.encode()) + len(key) + 4  # behind the name, the kind of the value

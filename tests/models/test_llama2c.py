@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ import torch
 
 from llm_trainer.common.errors import ConfigError, CorruptionError, DataError
 from llm_trainer.models import TransformerLM, preset
-from llm_trainer.models.interop.llama2c import export_llama2c, llama2c_problems, load_llama2c, to_halves, to_pairs
+from llm_trainer.models.interop.llama2c import (
+    HEADER,
+    export_llama2c,
+    llama2c_problems,
+    load_llama2c,
+    to_halves,
+    to_pairs,
+)
 from llm_trainer.models.lora import apply_lora
 from tests.models.tiny import SMALL_MODEL_OPTIONS, enlivened, tiny_config, tiny_model, token_ids
 
@@ -137,3 +145,23 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         load_llama2c(path)
     with pytest.raises(DataError, match="cannot be read"):
         load_llama2c(tmp_path / "nothing.bin")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (2**31 - 2, 8, 1, 1, 1, 5, 5),
+        (64, 64, 9999, 2, 2, 100, 64),
+        (64, 2**31 - 1, 2, 2, 2, 100, 64),
+        (64, 64, 2, 2, 2, -(2**31), 64),
+        (2**31 - 2, 2**31 - 2, 9999, 2, 2, 2**31 - 1, 2**31 - 1),
+    ],
+    ids=str,
+)
+def test_a_header_that_asks_for_more_than_there_is_costs_nothing(tmp_path: Path, header: tuple[int, ...]) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(HEADER.pack(*header) + bytes(1000))
+    began = time.monotonic()
+    with pytest.raises(CorruptionError, match=r"asks for|makes no sense"):
+        load_llama2c(path)
+    assert time.monotonic() - began < 5

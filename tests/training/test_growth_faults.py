@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import socket
 import threading
 import time
+import traceback
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -163,7 +168,7 @@ def test_the_warm_up_of_the_whole_text_takes_as_many_steps_on_a_part_of_it(compl
 @pytest.mark.parametrize("scheduler", ["cosine", "linear", "wsd", "polynomial", "inverse_sqrt", "constant"])
 @pytest.mark.parametrize("grows_at", [5, 30, 60, 95])
 def test_no_schedule_jumps_when_the_end_moves(scheduler, grows_at):
-    """In the warm-up, after it, in the middle, near the end: the rate at the next step is the one it would have been."""
+    """In the warm-up, after it, in the middle, near the end: the next rate is the one it would have been."""
     settings = config(lr_scheduler=scheduler, max_steps=100, warmup_steps=20)
     state = TrainState(schedule_steps=100, warmup_steps=20)
     state.aim_schedule(100)
@@ -179,7 +184,7 @@ def test_no_schedule_jumps_when_the_end_moves(scheduler, grows_at):
             state.aim_schedule(300)
             assert rate() == pytest.approx(before, abs=1e-12)
         rates.append(rate())
-    assert max(abs(a - b) for a, b in zip(rates, rates[1:])) <= 0.0501 + (scheduler == "wsd") * 0.05
+    assert max(abs(a - b) for a, b in pairwise(rates)) <= 0.0501 + (scheduler == "wsd") * 0.05
     assert rates[:20] == pytest.approx([step / 20 for step in range(20)])
 
 
@@ -284,3 +289,65 @@ def test_a_chunk_that_is_deleted_while_training_is_named(complete, tmp_path, mon
     with pytest.raises(CorruptionError, match=r"chunk-0000\d-.*is missing\n.*--mode inverse"):
         train(loader_of(folder), Deletes(), run_dir=tmp_path / "run", save_steps=1)
     assert (folder / PLAN).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.covers("R220", "R235", "R236")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_growing_run_on_one_two_four_ranks_and_back_serves_one_and_the_same_stream(complete, tmp_path):
+    """The cache grows between the parts; every sequence is served once, in the order that one process would take."""
+    folder = copy(complete, tmp_path / "cache", range(2))
+    total = len(chunk_files(complete))
+    stops = [(1, 8, range(2)), (2, 16, range(2, 4)), (4, 32, range(4, 5)), (1, None, range(5, total))]
+    streams: list[tuple[int, ...]] = []
+    for part, (ranks, stop, units) in enumerate(stops):
+        copy(complete, folder, units)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = []
+        for rank in range(ranks):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{ranks}"}
+                    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+                    served = part_of_a_run(folder, tmp_path / "run", rank, ranks, stop, resume=part > 0)
+                    (tmp_path / f"{part}-{rank}.json").write_text(json.dumps(served))
+                    status = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(status)
+            children.append(child)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * ranks
+        by_rank = [json.loads((tmp_path / f"{part}-{rank}.json").read_text()) for rank in range(ranks)]
+        for position in range(max(map(len, by_rank))):
+            streams += [tuple(rows[position]) for rows in by_rank if position < len(rows)]
+    padding = (0,) * SEQ_LEN
+    assert Counter(row for row in streams if row != padding) == all_rows(complete)
+
+
+def part_of_a_run(
+    folder: Path, run_dir: Path, rank: int, ranks: int, stop: int | None, *, resume: bool
+) -> list[list[int]]:
+    """What one rank trained on until about ``stop`` sequences had been consumed."""
+    served: list[list[int]] = []
+
+    class Notes(Trainer):
+        def custom_training_step(self, batch):
+            served.extend(batch["input_ids"].tolist())
+            return super().custom_training_step(batch)
+
+    class Stops(Watch):
+        def on_step(self, trainer: Trainer) -> None:
+            if stop is not None and trainer.state.sequences >= stop:
+                trainer._guard.requested = "a test"
+
+    loader = loader_of(folder, rank=rank, world_size=ranks)
+    loader.batch_size = 2
+    settings = config(max_steps=None, num_epochs=1, batch_size=2, learning_rate=1e-3)
+    model = tiny_model(vocab_size=257, max_seq_len=SEQ_LEN)
+    Notes(model, None, settings, run_dir=run_dir, callbacks=[Stops()]).fit(loader, resume=resume)
+    return served

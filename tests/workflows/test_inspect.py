@@ -176,7 +176,7 @@ def test_wrong_wishes_are_said(tmp_path: Path) -> None:
         inspect_model("nano").text("poem")
     with pytest.raises(UserError, match="logit_softcap"):
         inspect_model("nano").text("llama2c")
-    with pytest.raises(UserError, match="there is no run or folder 'gpt7'"):
+    with pytest.raises(UserError, match=r"or preset 'gpt7'\n.*gpt2_124m"):
         inspect_model("gpt7", runs_dir=tmp_path)
 
 

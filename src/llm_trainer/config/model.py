@@ -9,6 +9,7 @@ from pydantic import Field
 
 from llm_trainer.common.errors import ConfigError
 from llm_trainer.config.base import Int, Settings
+from llm_trainer.config.model_rules import contradictions_of
 from llm_trainer.config.rope_names import flatten_rope
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_tanh"]
@@ -354,128 +355,8 @@ class ModelConfig(Settings):
         return self.dropout if self.attn_dropout is None else self.attn_dropout
 
     def contradictions(self) -> Iterable[str]:
-        """Widths and head counts that do not fit together."""
-        if self.d_head is None and self.d_model % self.n_heads:
-            yield f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads}), unless d_head is set"
-        elif self.position == "rope" and self.head_dim % 2:
-            origin = "d_model / n_heads" if self.d_head is None else "d_head"
-            yield f"rotary positions need an even head width, but {origin} = {self.head_dim}"
-        yield from self._expert_contradictions()
-        yield from self._segment_contradictions()
-        if self.n_heads % self.kv_heads:
-            yield f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.kv_heads})"
-        yield from self._family_contradictions()
-        yield from self._rope_contradictions()
-        yield from self._pattern_contradictions()
-        if self.head_init_std is not None and self.tie_embeddings:
-            yield (
-                f"head_init_std ({self.head_init_std}) is for an output layer of its own, and this one is the token "
-                "embedding; set tie_embeddings to false, or use init_std"
-            )
-
-    def _rope_contradictions(self) -> Iterable[str]:
-        """Stretched positions that are not rotary, or not stretched."""
-        if self.rope_scaling is None:
-            if self.rope_factor != 1:
-                yield f"rope_factor ({self.rope_factor}) does nothing without rope_scaling"
-            return
-        if self.position != "rope":
-            yield f"rope_scaling is for rotary positions, and position is {self.position}"
-        if self.rope_scaling in ("ntk", "dynamic") and self.head_dim < 4:
-            yield f"rope_scaling {self.rope_scaling} needs heads at least 4 wide; these are {self.head_dim}"
-        if self.rope_beta_fast <= self.rope_beta_slow:
-            yield f"rope_beta_fast ({self.rope_beta_fast}) must be above rope_beta_slow ({self.rope_beta_slow})"
-        if self.rope_high_freq_factor <= self.rope_low_freq_factor:
-            yield (
-                f"rope_high_freq_factor ({self.rope_high_freq_factor}) must be above rope_low_freq_factor "
-                f"({self.rope_low_freq_factor})"
-            )
-
-    def _pattern_contradictions(self) -> Iterable[str]:
-        """Attention patterns that exclude each other, and settings of a pattern that is not there."""
-        if self.sliding_window is not None and self.sparse_block is not None:
-            yield "sliding_window and sparse_block are two patterns of attention; choose one"
-        if not self.has_attention_pattern:
-            for name, off in (("global_tokens", 0), ("full_attention_every", None), ("full_attention_layers", None)):
-                if getattr(self, name) != off:
-                    yield f"{name} does nothing without sliding_window or sparse_block"
-        if self.full_attention_every is not None and self.full_attention_layers is not None:
-            yield "full_attention_every and full_attention_layers both choose layers; give one of them"
-        layers = max(self.n_layers, self.encoder_layers)
-        beyond = [layer for layer in self.full_attention_layers or () if not 0 <= layer < layers]
-        if beyond:
-            yield f"full_attention_layers: there is no layer {beyond[0]}; they go from 0 to {layers - 1}"
-        if self.has_attention_pattern and all(self.sees_everything(layer) for layer in range(layers)):
-            yield "every layer is exempt from sliding_window or sparse_block; leave some out of full_attention_..."
-        if self.attention_backend == "flex":
-            if self.attention_dropout:
-                yield "attention_backend flex has no dropout on attention weights; set attn_dropout to 0, or use sdpa"
-            if self.position == "relative":
-                yield "attention_backend flex does not learn a relative position bias; use sdpa"
-
-    def _family_contradictions(self) -> Iterable[str]:
-        """Settings of one family in another."""
-        if self.n_encoder_layers is not None and self.family != "encoder_decoder":
-            yield f"n_encoder_layers is for family encoder_decoder; the blocks of a {self.family} are n_layers"
-        if self.family != "encoder":
-            for name, off in (("token_types", 0), ("head_transform", False), ("head", "lm"), ("labels", None)):
-                if getattr(self, name) != off:
-                    yield f"{name} is for family encoder, not {self.family}"
-        if self.family == "encoder" and (self.head == "lm") != (self.labels is None):
-            yield "labels and a head that gives labels (sequence or tokens) go together; give both or neither"
-        if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
-            yield "labels: expected at least two different names"
-        if self.family != "decoder":
-            for name, off in (
-                ("bigram_embedding", None),
-                ("value_embeddings", False),
-                ("residual_shortcuts", False),
-            ):
-                if getattr(self, name) != off:
-                    yield f"{name} is for family decoder, not {self.family}"
-        if self.decoder_start_token_id >= self.vocab_size:
-            yield (
-                f"decoder_start_token_id ({self.decoder_start_token_id}) is outside the vocabulary of "
-                f"{self.vocab_size} tokens"
-            )
-
-    def _segment_contradictions(self) -> Iterable[str]:
-        """What does not go with reading in segments."""
-        if self.segment is None:
-            return
-        if self.family != "decoder":
-            yield f"memory_length and segment_length are for family decoder, not {self.family}"
-        if self.position in ("learned", "sinusoidal"):
-            yield (
-                f"memory_length and segment_length need positions that count by distance, and {self.position} ones do "
-                "not; set position to rope, alibi, relative or none"
-            )
-        if self.block != "transformer":
-            yield f"memory_length and segment_length are of block transformer; block {self.block} has no memory"
-        if self.segment + self.memory_length > self.max_seq_len:
-            yield (
-                f"a segment of {self.segment} and a memory of {self.memory_length} tokens are more than max_seq_len "
-                f"({self.max_seq_len})"
-            )
-
-    def _expert_contradictions(self) -> Iterable[str]:
-        """Experts that cannot be chosen, or that nothing would train."""
-        if not self.n_experts:
-            if self.feed_forward == "moe":
-                yield "feed_forward: moe needs experts; set n_experts"
-            return
-        if self.experts_per_token > self.n_experts:
-            yield f"experts_per_token ({self.experts_per_token}) is more than n_experts ({self.n_experts})"
-        if self.experts_per_token == 1 and self.normalise_expert_weights:
-            yield (
-                "normalise_expert_weights makes the weight of a single expert 1 whatever its score, so the router "
-                "would never learn; leave it unset, or set experts_per_token to 2 or more"
-            )
-        if not self.moe_layers:
-            yield (
-                f"with moe_every ({self.moe_every}) and first_dense_layers ({self.first_dense_layers}) none of the "
-                f"{self.n_layers} layers has experts"
-            )
+        """Values that do not go together."""
+        return contradictions_of(self)
 
 
 def _with_experts(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -133,12 +133,14 @@ class CacheBuilder:
         self._notice = notice or (lambda text: None)
         self._good: dict[int, ChunkReader] = {}
         """Chunks known to be whole, by unit."""
+        self._presence = contextlib.ExitStack()
         self._read_up = False
         """Whether the text can be read once only, and was."""
 
     def run(self) -> None:
         """Plan, unless there is a plan; make what is missing; write the manifest. See :func:`build_cache`."""
-        with packer_at_work(self._folder):
+        with self._presence:
+            self._presence.enter_context(packer_at_work(self._folder))
             with explain_os_errors(self._folder):
                 remove_leftovers(self._folder)
             plan = self._read_plan()
@@ -235,6 +237,7 @@ class CacheBuilder:
         Raises:
             DataError: nobody is making them any more.
         """
+        self._presence.close()  # two that wait for each other would wait for ever
         alone = not others_at_work(self._folder)  # asked before looking: they may finish in between
         missing = self._missing(plan)
         if missing and alone:

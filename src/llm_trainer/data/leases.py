@@ -86,7 +86,17 @@ def is_held(path: Path) -> bool:
         return False
     except (ValueError, TypeError, KeyError, PermissionError):
         return True  # being written this very moment, or by someone else; if not, it is void in a minute
-    return host != platform.node() or psutil.pid_exists(pid)
+    return host != platform.node() or _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and whose parent has not asked yet does not count."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def held_leases(folder: Path) -> list[Path]:

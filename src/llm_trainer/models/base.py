@@ -179,7 +179,7 @@ class BaseLanguageModel(nn.Module):
         config = ModelConfig.from_dict(values)
         adopt_extensions(config, folder)
         tensors = load_weights(folder)
-        require_weights_for(cls, config, sum(tensor.numel() for tensor in tensors.values()), str(folder))
+        require_weights_for(cls, config, [tensor.numel() for tensor in tensors.values()], str(folder))
         model = cls(config)
         load_into(model, tensors, source=str(folder))
         return model.to(device=device, dtype=dtype).eval()

@@ -4,6 +4,8 @@ that is wrong, by damage or by malice, would take all memory or all time.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import psutil
 import torch
 from torch import nn
@@ -36,31 +38,33 @@ def require_plausible_sizes(config: ModelConfig, source: str) -> None:
             raise CheckpointError(f"{source}: no model has {name}={value}; the most is {most:,}")
 
 
-def require_weights_for(model_class: type[nn.Module], config: ModelConfig, held: int, source: str) -> None:
+def require_weights_for(model_class: type[nn.Module], config: ModelConfig, sizes: Collection[int], source: str) -> None:
     """Stop before a model is built that is far larger than the weights there are for it, or than this machine.
 
     Args:
         model_class: to be built from ``config``.
         config: read from a file.
-        held: numbers in all tensors of the file or folder.
+        sizes: how many numbers each tensor of the file or folder holds.
         source: the file or folder, for the message.
 
     Raises:
         CheckpointError: saying what is asked for and what there is.
     """
     require_plausible_sizes(config, source)
-    most = 2 * held + GRACE
-    # The least that a layer holds is a norm.
-    if config.n_layers * config.d_model > most:
-        raise CheckpointError(f"{source}: {config.n_layers:,} layers {config.d_model:,} wide, {_has(held)}")
+    held = sum(sizes)
+    if config.n_layers > len(sizes):
+        raise CheckpointError(f"{source}: {config.n_layers:,} layers are more than the {len(sizes):,} tensors there")
     try:
         with torch.device("meta"):
             model = model_class(config)
     except RuntimeError:  # a size beyond 64 bits
         raise CheckpointError(f"{source}: the sizes in its configuration make no model") from None
     wanted = sum(parameter.numel() for parameter in model.parameters())
-    if wanted > most:
-        raise CheckpointError(f"{source}: its configuration asks for {wanted:,} parameters, {_has(held)}")
+    if wanted > 2 * held + GRACE:
+        raise CheckpointError(
+            f"{source}: its configuration asks for {wanted:,} parameters, and its weights hold {held:,} numbers: it is "
+            "damaged, or the two do not belong together"
+        )
     tables = sum(buffer.nbytes for buffer in model.buffers())
     memory = psutil.virtual_memory().total
     if tables > memory:
@@ -68,7 +72,3 @@ def require_weights_for(model_class: type[nn.Module], config: ModelConfig, held:
             f"{source}: the tables of a context of {config.max_seq_len:,} tokens take {human_bytes(tables)}, and this "
             f"machine has {human_bytes(memory)}"
         )
-
-
-def _has(held: int) -> str:
-    return f"and its weights hold {held:,} numbers: it is damaged, or the two do not belong together"

@@ -59,17 +59,22 @@ def use_cache_settings(run: RunConfig) -> list[tuple[str, object, str]]:
     """Set what a cache decides and a person left out: tokenizer and sequence length.
 
     Args:
-        run: changed in place; its ``data.cache`` is given.
+        run: changed in place.
 
     Returns:
-        What was set: key, value and reason.
+        What was set: key, value and reason; nothing where no packed cache is named, alone or in a mixture.
 
     Raises:
         DataError: there is no cache, or it has no tokenizer and none is named.
     """
-    assert run.data.cache is not None
-    folder = Path(run.data.cache)
-    _wait_for_plan(folder)
+    if run.data.cache is not None:
+        folder = Path(run.data.cache)
+        _wait_for_plan(folder)
+    else:
+        folders = [Path(name) for name in run.data.mixture or {} if (Path(name) / PLAN).is_file()]
+        if not folders:
+            return []
+        folder = folders[0]
     plan = Plan.read(folder)
     chosen: list[tuple[str, object, str]] = []
     if run.tokenizer.path is None:

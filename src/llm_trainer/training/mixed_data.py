@@ -13,7 +13,7 @@ from llm_trainer.corpus.joined import JoinedDatasets
 from llm_trainer.data import TokenCache
 from llm_trainer.data.mixture import MixtureLoader, MixtureSource, temperature_weights, tokens_of
 from llm_trainer.data.plan import PLAN
-from llm_trainer.training.cached_data import CachedText
+from llm_trainer.training.cached_data import CachedText, validation_cache
 
 
 class MixtureText:
@@ -111,6 +111,35 @@ def mixture_loader(
         world_size=world_size(),
         epoch_fraction=config.epoch_dataset_fraction,
     )
+
+
+def mixture_validation(
+    text: MixtureText,
+    data: DataConfig,
+    config: TrainingConfig,
+    *,
+    pack: Callable[[DatasetHandle], TokenCache],
+    tokenizer: str,
+    seq_len: int,
+) -> MixtureLoader | None:
+    """A loader over what is held out of each, in the same shares, so that any first part of it has the composition of
+    the training; None if nothing is held out. Arguments and errors are those of :func:`mixture_loader`."""
+    assert data.mixture is not None
+    wanted = data.validation_split is not None or data.validation_fraction > 0
+    sources = []
+    for (name, entry), weight in zip(text.entries.items(), data.mixture.values(), strict=True):
+        cache: TokenCache | None = None
+        if isinstance(entry, CachedText):
+            cache = validation_cache(entry.folder, tokenizer=tokenizer, seq_len=seq_len)
+        elif wanted:
+            cache = pack(entry.validation(data.validation_split))
+        if cache is not None:
+            sources.append(MixtureSource(name, cache, weight, max_epochs=1))
+    if not sources:
+        return None
+    loader = MixtureLoader(sources, config.batch_size, shuffle=False, rank=rank(), world_size=world_size())
+    loader.limit = max(1, data.validation_tokens // seq_len)
+    return loader
 
 
 def _open(name: str, config: DataConfig) -> DatasetHandle:

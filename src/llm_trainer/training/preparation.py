@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ from llm_trainer.models import BaseLanguageModel
 from llm_trainer.monitoring.runs import next_run_name
 from llm_trainer.tokenizer import Tokenizer
 from llm_trainer.training.cached_data import CachedText, open_cached_loader, validation_cache
-from llm_trainer.training.mixed_data import MixtureText, mixture_loader
+from llm_trainer.training.mixed_data import MixtureText, mixture_loader, mixture_validation
 from llm_trainer.training.objectives import refuse_other_families
 from llm_trainer.training.parallel import data_parallel
 
@@ -161,12 +161,21 @@ def prepare_data(
             tokenizer=tokenizer.fingerprint(),
             seq_len=seq_len,
         )
+        held_out: PackedLoader | None = mixture_validation(
+            training,
+            data_config,
+            training_config,
+            pack=lambda handle: pack(handle, None),
+            tokenizer=tokenizer.fingerprint(),
+            seq_len=seq_len,
+        )
     else:
         train = make_loader(pack(training, limit), training_config)
-    held_out_cache = pack(validation, None) if validation is not None else None
+        held_out_cache = pack(validation, None) if validation is not None else None
+        held_out = _validation_loader(held_out_cache, training_config, data_config.validation_tokens // seq_len)
     return PreparedData(
         train=train,
-        validation=_validation_loader(held_out_cache, training_config, data_config.validation_tokens // seq_len),
+        validation=held_out,
         seq_len=seq_len,
         description=training.description,
         held_out=validation,
@@ -255,6 +264,17 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")[:40] or "data"
 
 
+@dataclass(frozen=True)
+class _First:
+    """The first documents of a data set. Unlike an iterator, it can be read twice: to plan, and to pack."""
+
+    handle: HeldOutText
+    limit: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.handle, self.limit)
+
+
 def _pack_on_one_rank(
     handle: HeldOutText,
     limit: int | None,
@@ -266,7 +286,7 @@ def _pack_on_one_rank(
     notice: Callable[[str], None],
 ) -> TokenCache:
     def build(mode: Mode) -> TokenCache:
-        documents: Iterable[Any] = handle if limit is None else islice(handle, limit)
+        documents: Iterable[Any] = handle if limit is None else _First(handle, limit)
         return build_cache(
             documents,
             tokenizer,

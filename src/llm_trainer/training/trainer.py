@@ -250,9 +250,8 @@ class Trainer:
         return Tuning.from_dict(json.loads(found))
 
     def _plan(self) -> None:
-        self._horizon = Horizon.plan(
-            self.config, len(self._loader), self._world_size, self.state, at_most=self._most_sequences
-        )
+        most, ranks = self._most_sequences, self._world_size
+        self._horizon = Horizon.plan(self.config, len(self._loader), ranks, self.state, at_most=most)
         self._horizon.update(self.state, self.config)
         if self._growth is not None:
             self._growth.schedule(self.state)
@@ -260,8 +259,7 @@ class Trainer:
     @property
     def _most_sequences(self) -> int | None:
         """After how many sequences the data end, for all epochs together; None never."""
-        most: int | None = getattr(self._loader, "total", None)
-        return most
+        return getattr(self._loader, "total", None)
 
     def _asked_to_stop(self) -> bool:
         return self._guard.requested is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -17,7 +18,9 @@ from llm_trainer.tokenizer import Tokenizer
 from llm_trainer.workflows.load import load_model
 
 BATCH_TOKENS = 8192
-CELL, LEFT, TOP, GAP = 34, 110, 46, 22
+CELL, TOP, GAP = 34, 46, 22
+LETTER = 7.5
+"""Most that a letter of a name takes on average, in pixels."""
 
 
 def experts_of_run(
@@ -90,7 +93,8 @@ def draw_experts(report: ExpertReport) -> str:
     count = next(iter(report.shares.values())).shape[1]
     darkest = max(float(shares.max()) for shares in report.shares.values())
     block = GAP + CELL * len(report.shares)
-    width, height = LEFT + CELL * count + 20, TOP + block * len(report.layers) + 10
+    left = 24 + math.ceil(LETTER * max(map(len, [*report.shares, *report.layers])))
+    width, height = left + CELL * count + 20, TOP + block * len(report.layers) + 10
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
         "<title>Share of each expert in the choices, by layer and domain</title>",
@@ -98,7 +102,7 @@ def draw_experts(report: ExpertReport) -> str:
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
     ]
     parts += [
-        f'<text x="{LEFT + CELL * number + CELL // 2}" y="20" text-anchor="middle">{number}</text>'
+        f'<text x="{left + CELL * number + CELL // 2}" y="20" text-anchor="middle">{number}</text>'
         for number in range(count)
     ]
     for row, layer in enumerate(report.layers):
@@ -108,7 +112,7 @@ def draw_experts(report: ExpertReport) -> str:
             y = top + CELL * line
             parts.append(f'<text x="8" y="{y + CELL // 2 + 4}">{escape(name)}</text>')
             for number, share in enumerate(shares[row].tolist()):
-                parts += _cell(LEFT + CELL * number, y, share, share / darkest)
+                parts += _cell(left + CELL * number, y, share, share / darkest)
     return "\n".join([*parts, "</svg>"])
 
 

@@ -128,7 +128,11 @@ def _find(target: str, runs_dir: Path) -> tuple[str, ModelConfig, TrainingConfig
     if named and not path.is_dir() and not (runs_dir / target).is_dir():
         run = load_target(target, runs_dir=runs_dir)
         return path.stem, run.model, run.training
-    folder = find_run(target, runs_dir)
+    try:
+        folder = find_run(target, runs_dir)
+    except UserError as error:
+        names = f"name a .yaml or .json file, a run, a folder with a model, or a preset: {', '.join(PRESETS)}"
+        raise UserError(f"there is no configuration file, run, folder or preset {target!r}", hint=names) from error
     if (folder / "config.yaml").exists():
         run = load_target(str(folder), runs_dir=runs_dir)
         return folder.name, run.model, run.training

@@ -114,11 +114,7 @@ def _pack(
 
     if config.validation_fraction > 0:
         # First, and it is small: who trains while the rest is packed can validate from the beginning.
-        held_out = handle.validation()
-        if next(iter(held_out), None) is None:
-            echo(f"a share of {config.validation_fraction:g} holds out none of these documents: nothing to validate on")
-        else:
-            build(held_out, folder / VALIDATION)
+        build(handle.validation(), folder / VALIDATION)
     cache = build(handle, folder)
     return _summary(cache, folder)
 

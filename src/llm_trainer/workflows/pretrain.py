@@ -133,7 +133,7 @@ def plan_run(run: RunConfig, *, resume: bool = False) -> RunPlan:
     run = run.model_copy(deep=True)
     adopt_start(run, run_dir=Path(run.output_dir) if resume and run.output_dir is not None else None)
     import_extensions(run.model.extensions, named_by_person=not resume)
-    fixed = [] if run.data.cache is None else [Derivation(*note) for note in use_cache_settings(run)]
+    fixed = [Derivation(*note) for note in use_cache_settings(run)]
     task = open_task_data(run)
     derived = derive(run, task.text_bytes)
     cost = estimate(run, task.text_bytes)

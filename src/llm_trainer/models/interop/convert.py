@@ -63,7 +63,7 @@ def from_hf(
     """
     layout = layout_named(values)
     config = layout.config_from_hf(values)
-    require_weights_for(model_class, config, sum(tensor.numel() for tensor in tensors.values()), origin)
+    require_weights_for(model_class, config, [tensor.numel() for tensor in tensors.values()], origin)
     model = model_class(config)
     source = TensorSource(tensors, origin)
     ours = layout.tensors_from_hf(model.config, model.state_dict(), source)

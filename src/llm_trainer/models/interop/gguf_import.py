@@ -130,8 +130,8 @@ class GGUFFile:
             CheckpointError: a tensor is missing, left over, of another shape or in a format that is not read.
         """
         config = self.config()
-        held = sum(math.prod(map(int, tensor.shape)) for tensor in self._reader.tensors)
-        require_weights_for(TransformerLM, config, held, str(self.path))
+        sizes = [math.prod(map(int, tensor.shape)) for tensor in self._reader.tensors]
+        require_weights_for(TransformerLM, config, sizes, str(self.path))
         model = TransformerLM(config)
         unused = {tensor.name for tensor in self._reader.tensors}
         tensors: dict[str, Tensor] = {}

@@ -187,6 +187,13 @@ def _read_header(path: Path) -> tuple[ModelConfig, int]:
         )
     if not (0 < layers < 10_000 and min(width, ffn, heads, kv_heads, length) > 0 and vocabulary != 0):
         raise damaged
+    # Before anything is built from these numbers: the table of tokens, a matrix and the norms of all layers alone.
+    least = 4 * width * max(abs(vocabulary), ffn, layers)
+    if size < least:
+        raise CorruptionError(
+            f"{path} is no whole model of llama2.c: its header asks for {least:,} bytes or more, and it has {size:,}",
+            hint="copy or download it again",
+        )
     try:
         config = ModelConfig(
             vocab_size=abs(vocabulary),

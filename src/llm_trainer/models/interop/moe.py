@@ -107,7 +107,11 @@ class MoELayout(LlamaLayout):
         }
         if self.everywhere:
             refuse(values, title, {"router_jitter_noise": (0.0, None)})
-            return {**fields, "d_expert": needed_value(values, "intermediate_size", title), "normalise_expert_weights": True}
+            return {
+                **fields,
+                "d_expert": needed_value(values, "intermediate_size", title),
+                "normalise_expert_weights": True,
+            }
         dense = values.get("mlp_only_layers") or []
         if dense != list(range(len(dense))):
             raise ConfigError(

@@ -58,15 +58,13 @@ def rope_to_hf(config: ModelConfig) -> dict[str, Any]:
     if kind == "dynamic":
         # There, the length is that of training, and longer texts change the base as they come.
         length = config.rope_trained_length
-        scaling_length = {"max_seq_len": config.max_seq_len}  # no option there; kept for the way back
-    else:
-        scaling_length = {}
     values: dict[str, Any] = {
         "max_position_embeddings": length,
         "rope_theta": theta,
         "rope_parameters": {"rope_type": kind, "rope_theta": theta, **scaling},
-        **scaling_length,
     }
+    if kind == "dynamic":
+        values["max_seq_len"] = config.max_seq_len  # no option there; kept for the way back
     if scaling:
         values["rope_scaling"] = {"rope_type": kind, **scaling}
     return values
@@ -111,7 +109,8 @@ def rope_from_hf(values: Mapping[str, Any], family: str) -> dict[str, Any]:
     fields = {field: rope[name] for name, field in known.items() if rope.get(name) is not None}
     fields = {field: int(v) if field == "rope_original_length" else float(v) for field, v in fields.items()}
     if kind == "dynamic":
-        fields["rope_original_length"], length = length, values.get("max_seq_len") or round(length * fields["rope_factor"])
+        fields["rope_original_length"] = length
+        length = values.get("max_seq_len") or round(length * fields["rope_factor"])
     elif "original_max_position_embeddings" in known:
         fields.setdefault("rope_original_length", length)
     if kind != "default":
