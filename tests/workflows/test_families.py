@@ -107,6 +107,24 @@ def test_an_encoder_is_trained_on_text_and_fills_gaps(tmp_path: Path, texts: Pat
     assert f"accuracy        {figures['accuracy']:.4f}" in evaluate_run(str(tmp_path / "run"), device="cpu")
 
 
+@pytest.mark.covers("R136")
+def test_what_an_encoder_learnt_by_filling_gaps_goes_over_to_a_classifier(
+    tmp_path: Path, texts: Path, reviews: Path
+) -> None:
+    train(run_config(tmp_path, texts, steps=4, model={"family": "encoder"}), tmp_path / "mlm")
+    start = {"init_from": str(tmp_path / "mlm"), "learning_rate": 1e-9}
+    encoder, labels = {"family": "encoder"}, {"label_column": "label"}
+    run = run_config(tmp_path, reviews, steps=2, model=encoder, data=labels, training=start)
+    run.tokenizer = type(run.tokenizer)()
+    train(run, tmp_path / "labels")
+    before, after = (load_model(str(tmp_path / name), device="cpu").model for name in ("mlm", "labels"))
+    assert isinstance(after, SequenceClassifier)
+    learnt, taken = before.state_dict(), after.state_dict()
+    shared = [name for name in taken if name.startswith("encoder.")]
+    assert len(shared) > 10
+    assert all(torch.allclose(taken[name], learnt[name], atol=1e-6) for name in shared)
+
+
 @pytest.mark.covers("R137")
 def test_an_encoder_decoder_is_trained_on_text_and_resumes_exactly(tmp_path: Path, texts: Path) -> None:
     shape = {"family": "encoder_decoder", "position": "relative"}

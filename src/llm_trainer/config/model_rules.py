@@ -20,6 +20,11 @@ def contradictions_of(config: ModelConfig) -> Iterable[str]:
     yield from _segment_contradictions(config)
     if config.n_heads % config.kv_heads:
         yield f"n_heads ({config.n_heads}) must be a multiple of n_kv_heads ({config.kv_heads})"
+    if config.position == "relative" and config.relative_max_distance <= config.relative_buckets // 2:
+        yield (
+            f"relative_max_distance ({config.relative_max_distance}) must be more than half of relative_buckets "
+            f"({config.relative_buckets}): the nearest distances have a bucket each"
+        )
     yield from _family_contradictions(config)
     yield from _rope_contradictions(config)
     yield from _pattern_contradictions(config)

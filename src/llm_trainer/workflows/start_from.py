@@ -8,6 +8,7 @@ from llm_trainer.common.errors import ConfigError, UserError
 from llm_trainer.config import RunConfig, load_config
 from llm_trainer.models import BaseLanguageModel
 from llm_trainer.models.base import read_config
+from llm_trainer.models.encoder import EncoderModel
 from llm_trainer.models.extensions import adopt_extensions, find_extensions
 from llm_trainer.models.factory import load_pretrained
 from llm_trainer.models.interop import config_from_hf
@@ -66,7 +67,7 @@ def adopt_start(run: RunConfig, *, run_dir: Path | None = None) -> None:
 
 
 def load_start(model: BaseLanguageModel, init_from: str) -> None:
-    """Copy the weights of what ``training.init_from`` names into ``model``.
+    """Copy the weights of what ``training.init_from`` names into ``model``; where heads differ, those of the encoder.
 
     Raises:
         UserError: there is no such model, or its weights have other shapes; the message names the first.
@@ -76,7 +77,12 @@ def load_start(model: BaseLanguageModel, init_from: str) -> None:
     averages = load_averages(weights) if weights.name.startswith("step-") else None
     if averages:
         source.load_state_dict(averages, strict=False)
-    load_into(model, source.state_dict(), source=str(weights))
+    tensors = source.state_dict()
+    if isinstance(model, EncoderModel) and model.config.head != source.config.head:
+        # What an encoder has learnt goes over to a model with another head, which begins anew.
+        learnt = {name: tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+        tensors = {**model.state_dict(), **learnt}
+    load_into(model, tensors, source=str(weights))
 
 
 def _folders(name: str) -> tuple[Path, Path]:
