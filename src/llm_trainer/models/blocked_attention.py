@@ -1,7 +1,7 @@
 """Causal attention for processors: block after block of queries, each against the keys it can see.
 
-On a CPU a matrix product runs near the machine's peak, and PyTorch's fused attention does not: its backward pass takes
-two to six times as long as the products in it. Here a block of queries is one batched product with all keys up to its
+On a CPU a matrix product runs near the machine's peak, and PyTorch's fused attention does not
+(``benchmarks/kernels.py`` compares the two). Here a block of queries is one batched product with all keys up to its
 end, so that the half of the scores that causality forbids is hardly computed, and a block's scores stay in the cache.
 :func:`~llm_trainer.models.attention.explicit_attention` is the readable twin.
 

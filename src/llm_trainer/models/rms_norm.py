@@ -16,8 +16,8 @@ from torch import Tensor
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension, in the dtype of ``x``.
 
-    Forward and backward together of 4096 x 256 numbers on one core: 2.7 ms instead of the 9 to 13 of ``F.rms_norm``.
-    On other devices, without gradients (where one token at a time counts), and where the compiler makes one kernel of
+    Forward and backward together are 2.5 times as fast as ``F.rms_norm`` on one core, 3.2 times in bfloat16
+    (``benchmarks/kernels.py``). On other devices, without gradients (where one token at a time counts), and where the compiler makes one kernel of
     it anyway, it is ``F.rms_norm``.
 
     Args:

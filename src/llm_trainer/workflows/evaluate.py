@@ -42,6 +42,10 @@ def evaluate_run(
             raise UserError("a model without a run has no held-out text of its own", hint="name some with --text")
         data = load_config(loaded.run_dir / "config.yaml").run.data
         held_out = open_validation_data(data, open_training_data(data))
+        if held_out is None and data.cache is not None:
+            raise UserError(
+                f"the run was trained on the packed cache {data.cache}, which holds no text", hint="name some with --text"
+            )
         if held_out is None:
             raise UserError("the run was trained with validation_fraction: 0", hint="name text with --text")
         texts = [document.text for document in held_out]
