@@ -35,6 +35,8 @@ Head = Literal["lm", "sequence", "tokens"]
 DEFAULT_EXPERTS = 8
 """What ``use_moe: true`` means."""
 
+MOST_LAYERS = 10_000
+
 
 class ModelConfig(Settings):
     """A transformer: a decoder unless ``family`` says otherwise.
@@ -59,9 +61,9 @@ class ModelConfig(Settings):
     """Key and value heads: fewer than n_heads is grouped-query attention, 1 is multi-query. Unset: n_heads."""
     d_head: Int | None = Field(None, gt=0)
     """Width of one attention head. Unset: d_model / n_heads."""
-    n_layers: Int = Field(6, gt=0, le=10_000)
+    n_layers: Int = Field(6, gt=0, le=MOST_LAYERS)
     """Transformer blocks; those of the decoder, where there is an encoder too."""
-    n_encoder_layers: Int | None = Field(None, gt=0, le=10_000)
+    n_encoder_layers: Int | None = Field(None, gt=0, le=MOST_LAYERS)
     """Blocks of the encoder of an encoder_decoder. Unset: n_layers, equal stacks as in the 2017 transformer."""
     d_ff: Int | None = Field(None, gt=0)
     """Width of the feed-forward network. Unset: 4 x d_model, or 8/3 x d_model rounded up to 32 when it is gated."""

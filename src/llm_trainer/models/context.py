@@ -288,3 +288,16 @@ def additive_mask(allowed: Tensor, bias: Tensor | None, dtype: torch.dtype) -> T
     """
     mask = torch.zeros_like(allowed, dtype=dtype) if bias is None else bias.to(dtype)
     return mask.masked_fill(~allowed, float("-inf"))
+
+
+def padding_or_none(attention_mask: Tensor | None) -> Tensor | None:
+    """None where nothing is padded, which is the fast path. On a GPU, looking would cost a wait."""
+    if attention_mask is not None and attention_mask.device.type == "cpu" and bool(attention_mask.all()):
+        return None
+    return attention_mask
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that queries will have."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

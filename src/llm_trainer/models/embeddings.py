@@ -161,8 +161,8 @@ def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """Its gradient is the turn back. Written out, both passes are 3.1 times as fast on one core as the usual two products
-    and a concatenation, 1.3 times in bfloat16 (``benchmarks/kernels.py``)."""
+    """Its gradient is the turn back. Written out, both passes are 3.1 times as fast on one core as the usual two
+    products and a concatenation, 1.3 times in bfloat16 (``benchmarks/kernels.py``)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ from llm_trainer.config import ModelConfig
 # Imported for what they register: the components that configurations name by default.
 from llm_trainer.models import attention, block  # noqa: F401
 from llm_trainer.models.base import BaseLanguageModel, LMOutput
+from llm_trainer.models.context import padding_or_none
 from llm_trainer.models.initialisation import draw_weights
 from llm_trainer.models.layers import ACTIVATIONS, GATES, build_norm
+from llm_trainer.models.positions import embed
 from llm_trainer.models.registry import lookup
-from llm_trainer.models.stack import Stack, embed, padding_or_none, positions_of
+from llm_trainer.models.stack import Stack, positions_of
 
 IGNORE_INDEX = -100
 E = TypeVar("E", bound="EncoderModel")

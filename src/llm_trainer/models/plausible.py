@@ -16,7 +16,6 @@ from llm_trainer.config import ModelConfig
 
 LARGEST = 2**31 - 1
 """Of any size; beyond it, products of two would no longer fit PyTorch's 64 bits."""
-MOST_LAYERS = 10_000
 GRACE = 2**20
 """Numbers that may be missing before this is the place to say so; what is missing is named when weights are read."""
 
@@ -31,11 +30,10 @@ def require_plausible_sizes(config: ModelConfig, source: str) -> None:
     Raises:
         CheckpointError: naming the setting.
     """
-    bounds = {"n_layers": MOST_LAYERS, "n_encoder_layers": MOST_LAYERS}
     for name in ModelConfig.model_fields:
-        value, most = getattr(config, name), bounds.get(name, LARGEST)
-        if isinstance(value, int) and value > most:
-            raise CheckpointError(f"{source}: no model has {name}={value}; the most is {most:,}")
+        value = getattr(config, name)
+        if isinstance(value, int) and value > LARGEST:
+            raise CheckpointError(f"{source}: no model has {name}={value}; the most is {LARGEST:,}")
 
 
 def require_weights_for(model_class: type[nn.Module], config: ModelConfig, sizes: Collection[int], source: str) -> None:

@@ -17,8 +17,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension, in the dtype of ``x``.
 
     Forward and backward together are 2.5 times as fast as ``F.rms_norm`` on one core, 3.2 times in bfloat16
-    (``benchmarks/kernels.py``). On other devices, without gradients (where one token at a time counts), and where the compiler makes one kernel of
-    it anyway, it is ``F.rms_norm``.
+    (``benchmarks/kernels.py``). On other devices, without gradients (where one token at a time counts), and where the
+    compiler makes one kernel of it anyway, it is ``F.rms_norm``.
 
     Args:
         x: (..., width).

@@ -16,12 +16,14 @@ from llm_trainer.config import ModelConfig
 # Imported for what they register: the components that configurations name by default.
 from llm_trainer.models import attention, block  # noqa: F401
 from llm_trainer.models.base import BaseLanguageModel, LMOutput
+from llm_trainer.models.context import compute_dtype, padding_or_none
 from llm_trainer.models.cross_attention import CrossAttentionBlock, DecoderContext, Memory, SourceCache
 from llm_trainer.models.encoder import IGNORE_INDEX, mean_cross_entropy
 from llm_trainer.models.initialisation import draw_weights
 from llm_trainer.models.kv_cache import KVCache
+from llm_trainer.models.positions import embed
 from llm_trainer.models.registry import lookup, supports_cache
-from llm_trainer.models.stack import Stack, compute_dtype, embed, padding_or_none, positions_of
+from llm_trainer.models.stack import Stack, positions_of
 
 S = TypeVar("S", bound="EncoderDecoderLM")
 

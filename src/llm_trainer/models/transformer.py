@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -17,21 +16,13 @@ from llm_trainer.config import ModelConfig
 # Imported for what they register: the components that configurations name by default.
 from llm_trainer.models import attention, block, layers, moe  # noqa: F401
 from llm_trainer.models.base import BaseLanguageModel, LMOutput
-from llm_trainer.models.context import AttentionContext, build_context
-from llm_trainer.models.embeddings import (
-    AlibiSlopes,
-    LearnedPositionalEmbedding,
-    PositionalEncoding,
-    RotaryEmbedding,
-)
+from llm_trainer.models.context import AttentionContext, build_context, compute_dtype, padding_or_none
 from llm_trainer.models.initialisation import draw_weights
 from llm_trainer.models.kv_cache import KVCache
 from llm_trainer.models.layers import build_norm
 from llm_trainer.models.memory import SegmentMemory, SegmentPass, newest
-from llm_trainer.models.patterns import model_pattern
+from llm_trainer.models.positions import HasPositions, embed
 from llm_trainer.models.registry import lookup, supports_cache
-from llm_trainer.models.relative_positions import RelativePositionBias
-from llm_trainer.models.rope_scaling import rope_scaling
 from llm_trainer.models.shortcuts import ResidualShortcuts
 from llm_trainer.models.tables import BigramEmbedding, ValueEmbedding, previous_tokens
 
@@ -39,7 +30,7 @@ IGNORE_INDEX = -100
 T = TypeVar("T", bound="TransformerLM")
 
 
-class TransformerLM(BaseLanguageModel):
+class TransformerLM(HasPositions, BaseLanguageModel):
     """A stack of blocks between a token embedding and an output layer.
 
     Args:
@@ -60,21 +51,7 @@ class TransformerLM(BaseLanguageModel):
         if config.family != "decoder":
             raise ConfigError([f"model.family: TransformerLM is a decoder, not an {config.family}; use build_model"])
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
-        self.position_embedding: nn.Module | None = None
-        self.rotary: RotaryEmbedding | None = None
-        self.alibi: AlibiSlopes | None = None
-        self.relative: RelativePositionBias | None = None
-        self.pattern = model_pattern(config)
-        if config.position == "learned":
-            self.position_embedding = LearnedPositionalEmbedding(config.d_model, config.max_seq_len)
-        elif config.position == "sinusoidal":
-            self.position_embedding = PositionalEncoding(config.d_model, config.max_seq_len)
-        elif config.position == "rope":
-            self.rotary = RotaryEmbedding(config.head_dim, config.max_seq_len, config.rope_theta, rope_scaling(config))
-        elif config.position == "alibi":
-            self.alibi = AlibiSlopes(config.n_heads)
-        elif config.position == "relative":
-            self.relative = RelativePositionBias(config.n_heads, config.relative_buckets, config.relative_max_distance)
+        self.add_positions(config, causal=True)
         rows = config.bigram_embedding
         self.bigram_embedding = None if rows is None else BigramEmbedding(rows, config.d_model)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
@@ -171,8 +148,7 @@ class TransformerLM(BaseLanguageModel):
         cache: KVCache | None = None,
     ) -> Tensor:
         """What the output layer gets, (batch, seq, d_model); the arguments are those of :meth:`forward`."""
-        if attention_mask is not None and attention_mask.device.type == "cpu" and bool(attention_mask.all()):
-            attention_mask = None  # nothing is padded: the fast path. On a GPU, looking would cost a wait.
+        attention_mask = padding_or_none(attention_mask)
         if self.segment_length is not None and cache is None:
             return self.read_segments(input_ids, document_ids=document_ids, attention_mask=attention_mask)[0]
         if cache is not None and not self.supports_cache:
@@ -187,7 +163,7 @@ class TransformerLM(BaseLanguageModel):
             )
         seq = input_ids.shape[1]
         if position_ids is None:
-            self._check_length(seq if cache is None else cache.length + seq)
+            self.check_length(seq if cache is None else cache.length + seq)
         positions = position_ids
         if cache is not None:
             positions = cache.begin(seq, position_ids)
@@ -291,7 +267,7 @@ class TransformerLM(BaseLanguageModel):
             relative=self.relative,
             pattern=self.pattern,
             flex=self.config.attention_backend == "flex",
-            dtype=_compute_dtype(x),
+            dtype=compute_dtype(x),
             device=x.device,
         )
         context.token_ids = input_ids
@@ -309,33 +285,13 @@ class TransformerLM(BaseLanguageModel):
 
     def _embed(self, input_ids: Tensor, positions: Tensor | None, previous: Tensor | None) -> Tensor:
         """(batch, seq) -> (batch, seq, d_model)."""
-        try:
-            x: Tensor = self.embed_tokens(input_ids)
-        except IndexError:
-            raise UserError(
-                f"token ids from {int(input_ids.min())} to {int(input_ids.max())} do not fit a vocabulary of "
-                f"{self.config.vocab_size} tokens",
-                hint="the tokenizer and the model do not belong together; use the one in the model's run folder",
-            ) from None
-        if self.config.position == "sinusoidal":
-            # Vaswani et al., section 3.4: without it the encoding, of size 1, would drown the embeddings.
-            x = x * math.sqrt(self.config.d_model)
-        if self.position_embedding is not None:
-            x = self.position_embedding(x, positions)
+        x = self.place(embed(self.embed_tokens, input_ids), positions)
         if self.bigram_embedding is not None:
             x = x + self.bigram_embedding(input_ids, previous)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         result: Tensor = self.embedding_dropout(x)
         return result
-
-    def _check_length(self, length: int) -> None:
-        """ALiBi, and no positions at all, have no table that could end."""
-        if length > self.config.max_seq_len and self.config.position in ("rope", "learned", "sinusoidal"):
-            raise UserError(
-                f"{length} tokens are more than the model's max_seq_len of {self.config.max_seq_len}",
-                hint="use shorter sequences, or train a model with a larger max_seq_len",
-            )
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -349,9 +305,3 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # (batch, seq)
     total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
     return total / (targets != IGNORE_INDEX).sum().clamp(min=1)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that queries will have."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm_trainer.common.devices import rank, world_size
 from llm_trainer.common.errors import DataError
 from llm_trainer.config import RunConfig, TrainingConfig
 from llm_trainer.corpus.document import Document
@@ -15,6 +14,7 @@ from llm_trainer.data import TokenCache
 from llm_trainer.data.growing import GrowingCache, GrowingLoader
 from llm_trainer.data.leases import held_leases
 from llm_trainer.data.plan import PLAN, Plan
+from llm_trainer.training.loader_options import loader_options
 
 WAIT_SECONDS = 0.5
 TOKENIZER = "tokenizer"
@@ -114,16 +114,7 @@ def open_cached_loader(folder: str | Path, config: TrainingConfig, *, tokenizer:
         DataError: there is no cache, or it is of another tokenizer or length.
     """
     cache = GrowingCache.open_growing(folder, expect_tokenizer=tokenizer, expect_seq_len=seq_len)
-    return GrowingLoader(
-        cache,
-        config.batch_size,
-        seed=config.seed,
-        num_workers=config.dataloader_num_workers,
-        pin_memory=config.dataloader_pin_memory,
-        rank=rank(),
-        world_size=world_size(),
-        epoch_fraction=config.epoch_dataset_fraction,
-    )
+    return GrowingLoader(cache, config.batch_size, **loader_options(config))
 
 
 def validation_cache(folder: str | Path, *, tokenizer: str, seq_len: int) -> TokenCache | None:

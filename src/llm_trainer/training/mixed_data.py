@@ -14,6 +14,7 @@ from llm_trainer.data import TokenCache
 from llm_trainer.data.mixture import MixtureLoader, MixtureSource, temperature_weights, tokens_of
 from llm_trainer.data.plan import PLAN
 from llm_trainer.training.cached_data import CachedText, validation_cache
+from llm_trainer.training.loader_options import loader_options
 
 
 class MixtureText:
@@ -101,16 +102,7 @@ def mixture_loader(
         MixtureSource(name, cache, weight, data.mixture_max_epochs)
         for name, cache, weight in zip(text.entries, caches, weights, strict=True)
     ]
-    return MixtureLoader(
-        sources,
-        config.batch_size,
-        seed=config.seed,
-        num_workers=config.dataloader_num_workers,
-        pin_memory=config.dataloader_pin_memory,
-        rank=rank(),
-        world_size=world_size(),
-        epoch_fraction=config.epoch_dataset_fraction,
-    )
+    return MixtureLoader(sources, config.batch_size, **loader_options(config))
 
 
 def mixture_validation(

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from llm_trainer.common.devices import available_cores, rank, world_size
+from llm_trainer.common.devices import available_cores
 from llm_trainer.common.errors import CorruptionError, DataError, UserError
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.config import DataConfig, ModelConfig, TrainingConfig
@@ -28,6 +28,7 @@ from llm_trainer.models import BaseLanguageModel
 from llm_trainer.monitoring.runs import next_run_name
 from llm_trainer.tokenizer import Tokenizer
 from llm_trainer.training.cached_data import CachedText, open_cached_loader, validation_cache
+from llm_trainer.training.loader_options import loader_options
 from llm_trainer.training.mixed_data import MixtureText, mixture_loader, mixture_validation
 from llm_trainer.training.objectives import refuse_other_families
 from llm_trainer.training.parallel import data_parallel
@@ -199,17 +200,10 @@ def _prepare_cached(
 
 def make_loader(cache: TokenCache, config: TrainingConfig, *, shuffle: bool = True) -> PackedLoader:
     """A loader with the configuration's batch size, seed and workers, for this rank."""
-    return PackedLoader(
-        cache,
-        config.batch_size,
-        seed=config.seed,
-        num_workers=config.dataloader_num_workers,
-        pin_memory=config.dataloader_pin_memory,
-        rank=rank(),
-        world_size=world_size(),
-        shuffle=shuffle,
-        epoch_fraction=config.epoch_dataset_fraction if shuffle else 1.0,
-    )
+    options = loader_options(config)
+    if not shuffle:
+        options["epoch_fraction"] = 1.0
+    return PackedLoader(cache, config.batch_size, shuffle=shuffle, **options)
 
 
 def as_loader(data: Any, tokenizer: Any, model: nn.Module, config: TrainingConfig, *, shuffle: bool = True) -> Any:

@@ -44,7 +44,8 @@ def evaluate_run(
         held_out = open_validation_data(data, open_training_data(data))
         if held_out is None and data.cache is not None:
             raise UserError(
-                f"the run was trained on the packed cache {data.cache}, which holds no text", hint="name some with --text"
+                f"the run was trained on the packed cache {data.cache}, which holds no text",
+                hint="name some with --text",
             )
         if held_out is None:
             raise UserError("the run was trained with validation_fraction: 0", hint="name text with --text")

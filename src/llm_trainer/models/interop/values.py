@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_trainer.common.errors import ConfigError
-from llm_trainer.models.plausible import MOST_LAYERS
+from llm_trainer.config.model import MOST_LAYERS
 
 NUMBERS = (
     *("vocab_size", "hidden_size", "n_embd", "d_model", "d_kv", "head_dim", "intermediate_size", "n_inner", "d_ff"),
