@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,3 +136,20 @@ def test_feed_forward_works_position_by_position(activation: str) -> None:
     torch.testing.assert_close(whole[1, 3], network(x[1, 3]))
     whole.square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+@pytest.mark.covers("R143")
+def test_layer_norm_looks_at_one_token_where_batch_norm_looks_at_all() -> None:
+    """What docs/concepts/families.md says of the two."""
+    page = (Path(__file__).parents[2] / "docs" / "concepts" / "families.md").read_text(encoding="utf-8")
+    assert "Why LayerNorm and not batch norm?" in page
+    x = torch.randn(2, 5, 16)
+    changed = x.clone()
+    changed[1] += 3.0
+    layer, batch = LayerNorm(16), torch.nn.BatchNorm1d(16)
+
+    def batch_norm(rows: torch.Tensor) -> torch.Tensor:
+        return batch(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+
+    assert torch.equal(layer(x)[0], layer(changed)[0])
+    assert not torch.allclose(batch_norm(x)[0], batch_norm(changed)[0])
