@@ -230,12 +230,13 @@ def train_ours(model: TransformerLM, course: Course, contestant: Contestant) -> 
 
 def train_plain(peer: Peer, course: Course, contestant: Contestant) -> dict[str, Any]:
     """The loop of nanoGPT's and llama2.c's train.py, without evaluation and logging."""
+    from llm_trainer.training.utils import denormals_flushed
+
     device, rate = course.device, course.shape.learning_rate
     peer.to(device).train()
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
     if contestant.fused:
-        torch.set_flush_denormal(True)
         parameters = list(peer.parameters())
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(parameters, rate, BETAS, weight_decay=0.0, fused=True)
     else:
@@ -244,18 +245,19 @@ def train_plain(peer: Peer, course: Course, contestant: Contestant) -> dict[str,
     if contestant.compile:
         peer.compile()
     autocast = torch.autocast(device.type, torch.bfloat16) if contestant.bf16 else contextlib.nullcontext()
-    for micro_batches in course.steps():
-        total = torch.zeros((), device=device)
-        for ids in micro_batches:
-            on_device = ids.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else ids
-            with autocast:
-                loss = peer(on_device) / course.accumulation
-            loss.backward()
-            total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(peer.parameters(), MAX_GRAD_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        course.mark(total)
+    with denormals_flushed() if contestant.fused else contextlib.nullcontext():
+        for micro_batches in course.steps():
+            total = torch.zeros((), device=device)
+            for ids in micro_batches:
+                on_device = ids.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else ids
+                with autocast:
+                    loss = peer(on_device) / course.accumulation
+                loss.backward()
+                total += loss.detach()
+            torch.nn.utils.clip_grad_norm_(peer.parameters(), MAX_GRAD_NORM)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            course.mark(total)
     return {}
 
 

@@ -277,6 +277,7 @@ def test_auto_precision_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_small_numbers_are_small_numbers_again_when_training_is_over() -> None:
+    torch.set_flush_denormal(False)
     tiny = torch.tensor(torch.finfo(torch.float32).smallest_normal)
     Trainer(tiny_model(), None, config(max_steps=1)).fit(ListLoader())
     assert tiny / 2 > 0

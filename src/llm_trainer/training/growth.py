@@ -128,8 +128,11 @@ class GrowthFollower:
         told = -math.inf
         while True:
             units = self._agree(self._loader.cache.arrived)
-            if units or enough():
+            if units:
                 return units
+            if enough():
+                # Once more: a packer that has ended may have written its last chunks between the two looks.
+                return self._agree(self._loader.cache.arrived)
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
                 self._message(f"waiting for the packer: {self._progress()}")

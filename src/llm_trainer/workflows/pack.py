@@ -77,6 +77,8 @@ def pack_text(
     handle = open_training_data(config)
     assert isinstance(handle, DatasetHandle)
     finished = (folder / MANIFEST).exists() and not force_rebuild
+    if tokenizer_dir is not None:
+        load_tokenizer(tokenizer_dir)  # if it is not there, nothing should be
     with contextlib.nullcontext() if finished else packer_at_work(folder):
         return _pack(handle, folder, tokenizer_dir, config, unit_bytes, mode, workers, force_rebuild, echo)
 
