@@ -367,3 +367,50 @@ def test_a_class_refuses_the_configuration_of_another(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(values.replace('"n_layers": 2', '"n_layers": 3'))
     with pytest.raises(CheckpointError, match=r"lacks encoder\.stack\.blocks\.2"):
         load_pretrained(tmp_path)
+
+
+# ---------------------------------------------------------------- nothing to read
+
+EMPTY_TOO: dict[str, dict[str, Any]] = {
+    **MODELS,
+    "decoder with a window": {"sliding_window": 3},
+    "decoder with blocks": {"sparse_block": 2, "sparse_stride": 2},
+    "decoder with biases": {"position": "alibi", "sliding_window": 3, "global_tokens": 1},
+    "decoder in segments": {"memory_length": 4, "segment_length": 4},
+    "decoder, written out": {"attention_backend": "explicit", "bigram_embedding": 97, "value_embeddings": True},
+}
+
+
+@pytest.mark.parametrize("name", EMPTY_TOO)
+@pytest.mark.parametrize("documents", [False, True])
+def test_no_rows_give_no_rows_a_loss_of_zero_and_gradients_of_zero(name: str, documents: bool) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_config(**EMPTY_TOO[name])).train()
+    batch = {key: value[:0] for key, value in batch_for(model).items()}
+    if documents and isinstance(model, EncoderDecoderLM):
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    elif documents:
+        batch["document_ids"] = torch.ones_like(batch["input_ids"])
+    output = model(**batch)
+    full = model(**batch_for(model))
+    assert output.logits.shape == (0, *full.logits.shape[1:])
+    assert output.loss == 0
+    output.loss.backward()
+    assert all(value.grad is None or not value.grad.any() for value in model.parameters())
+
+
+@pytest.mark.parametrize("name", EMPTY_TOO)
+def test_texts_without_tokens_have_no_logits(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_config(**EMPTY_TOO[name])).eval()
+    nothing = torch.zeros(2, 0, dtype=torch.int64)
+    if isinstance(model, SequenceClassifier):
+        with pytest.raises(UserError, match="text without tokens"):
+            model(nothing)
+        return
+    if isinstance(model, EncoderDecoderLM):  # a source or an answer may be empty
+        assert model(nothing, labels=token_ids(seq=3)).logits.shape == (2, 3, VOCAB)
+        assert model(token_ids(), labels=nothing).logits.shape == (2, 0, VOCAB)
+        return
+    output = model(nothing, labels=nothing)
+    assert output.logits.shape[:2] == (2, 0) and output.loss == 0

@@ -14,7 +14,7 @@ from llm_trainer.models import TransformerLM, attention, context, flex, patterne
 from llm_trainer.models.attention import MultiHeadAttention, explicit_attention
 from llm_trainer.models.context import AttentionContext, build_context
 from llm_trainer.models.patterns import AttentionPattern, layer_pattern
-from tests.models.tiny import tiny_config, tiny_model, token_ids
+from tests.models.tiny import enlivened, tiny_config, tiny_model, token_ids
 
 PATTERNS: dict[str, dict[str, Any]] = {
     "everything": {},
@@ -275,3 +275,25 @@ def test_a_config_knows_its_pattern() -> None:
     assert AttentionPattern(window=256, global_tokens=16).keys_per_query(4096) == 272
     assert AttentionPattern(block=64, stride=8).keys_per_query(4096) == 640
     assert AttentionPattern(window=256).keys_per_query(100) == 100
+
+
+@pytest.mark.parametrize(
+    "pattern", [{"sliding_window": 3, "global_tokens": 2}, {"sparse_block": 2, "sparse_stride": 3}]
+)
+def test_padding_before_a_document_does_not_move_its_places(pattern: dict[str, Any]) -> None:
+    model = enlivened(tiny_model(**pattern))
+    first, second = token_ids(batch=1, seq=11), token_ids(batch=1, seq=10, seed=3)
+    filler = torch.zeros(1, 3, dtype=torch.int64)
+    # The padding is of the first document, as where someone counts documents by their end tokens.
+    mask = torch.tensor([[0] * 3 + [1] * 21])
+    documents = torch.tensor([[1] * 14 + [2] * 10])
+    positions = torch.cat([torch.zeros(3), torch.arange(11), torch.arange(10)]).long()[None]
+    with torch.no_grad():
+        row = model(
+            torch.cat([filler, first, second], dim=1),
+            attention_mask=mask,
+            document_ids=documents,
+            position_ids=positions,
+        ).logits
+        torch.testing.assert_close(row[:, 3:14], model(first).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(row[:, 14:], model(second).logits, atol=1e-5, rtol=1e-5)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from llm_trainer.cli.app import app
 from llm_trainer.common.errors import ConfigError, DataError, UserError
 from llm_trainer.config import RunConfig, load_config
 from llm_trainer.corpus.records import open_records, read_records
@@ -269,3 +271,44 @@ def test_the_shipped_configurations_learn_from_the_built_in_text(tmp_path: Path,
     small += ["tokenizer.vocab_size=1000", "tokenizer.train_bytes=300000", "training.device=cpu"]
     run = load_config(CONFIGS / f"{name}.yaml", small).run
     assert train(run, tmp_path / "run").task["loss"] < most
+
+
+def test_a_label_that_was_held_out_alone_is_a_label(tmp_path: Path, reviews: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = reviews.read_text().splitlines(keepends=True)
+    (folder / "train.jsonl").write_text("".join(lines[:100]))
+    (folder / "validation.jsonl").write_text(lines[100] + '{"text": "the film", "label": "mixed"}\n')
+    run = run_config(tmp_path, folder, model={"family": "encoder"}, data={"label_column": "label"}, steps=2)
+    train(run, tmp_path / "run")
+    saved = load_config(tmp_path / "run" / "config.yaml").run
+    assert saved.model.labels == ["mixed", "negative", "positive"]
+    (folder / "train.jsonl").write_text(
+        '{"text": "a film", "label": "mixed"}\n{"text": "the film", "label": "mixed"}\n'
+    )
+    with pytest.raises(DataError, match="holds only the label 'mixed'"):
+        train(
+            run_config(tmp_path, folder, model={"family": "encoder"}, data={"label_column": "label"}), tmp_path / "no"
+        )
+
+
+def chat(folder: Path, *lines: str) -> tuple[str, str]:
+    """What ``llm-trainer chat`` prints, and what it complains about."""
+    result = CliRunner().invoke(app, ["chat", str(folder), "--max_new_tokens", "4"], input="\n".join([*lines, "/quit"]))
+    assert result.exit_code == 0, result.output
+    return result.stdout, result.stderr
+
+
+def test_chat_suits_the_family_and_outlives_a_line_that_cannot_be_answered(
+    tmp_path: Path, texts: Path, reviews: Path
+) -> None:
+    train(run_config(tmp_path, texts, steps=2, model={"family": "encoder"}), tmp_path / "mlm")
+    said, complaints = chat(tmp_path / "mlm", "no gap here", "the [MASK] was good")
+    assert "fills the gaps ([MASK])" in said and "gap 1: " in said
+    assert "the text has no [MASK] to fill" in complaints
+    run = run_config(tmp_path, reviews, steps=2, model={"family": "encoder"}, data={"label_column": "label"})
+    train(run, tmp_path / "labels")
+    assert "positive  " in chat(tmp_path / "labels", "a superb film")[0]
+    train(run_config(tmp_path, texts, steps=2, model={"family": "encoder_decoder"}), tmp_path / "spans")
+    said, complaints = chat(tmp_path / "spans", "the film was " * 60, "the film")
+    assert "Write a text; it answers." in said and "more than the model's max_seq_len" in complaints

@@ -92,9 +92,12 @@ def chat(
 ) -> None:
     """Talk to a model: it answers in turns if its tokenizer has a chat template, else goes on with what you write.
 
-    A model that was only pretrained continues text, it does not answer questions: give it a beginning.
+    A model that was only pretrained continues text, it does not answer questions: give it a beginning. An
+    encoder-decoder answers a text, an encoder fills its gaps ([MASK]) or labels it.
     """
+    from llm_trainer.common.errors import UserError
     from llm_trainer.config import GenerationConfig
+    from llm_trainer.workflows.answers import encoder_answer
     from llm_trainer.workflows.load import load_model
 
     loaded = load_model(run, runs_dir=runs_dir, checkpoint=checkpoint, device=device)
@@ -107,8 +110,9 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    in_turns = loaded.tokenizer.chat_template is not None
-    invitation = "Write a message; it answers." if in_turns else "Write the beginning of a text; it goes on."
+    family = loaded.model.config.family
+    in_turns = loaded.tokenizer.chat_template is not None and family != "encoder"
+    invitation = "Write a message; it answers." if in_turns else INVITATIONS[family]
     commands = f"{CHAT_COMMANDS}, /new (another conversation)" if in_turns else CHAT_COMMANDS
     typer.echo(f"{loaded.description}\n{invitation} Commands: {commands}")
     messages: list[dict[str, str]] = []
@@ -119,12 +123,18 @@ def chat(
             messages.clear()
         elif line.startswith("/"):
             _chat_command(line, config)
-        elif line and in_turns:
-            messages.append({"role": "user", "content": line})
-            answer = _stream(loaded.generator.reply(messages, config))
-            messages.append({"role": "assistant", "content": answer})
         elif line:
-            _stream(loaded.generator.stream(line, config))
+            try:
+                if family == "encoder":
+                    typer.echo(encoder_answer(loaded.model, loaded.tokenizer, line))
+                elif in_turns:
+                    message = {"role": "user", "content": line}
+                    answer = _stream(loaded.generator.reply([*messages, message], config))
+                    messages += [message, {"role": "assistant", "content": answer}]
+                else:
+                    _stream(loaded.generator.stream(line, config))
+            except UserError as error:  # of this line: the next one may do
+                typer.echo(str(error), err=True)
 
 
 def evaluate(
@@ -141,6 +151,11 @@ def evaluate(
     typer.echo(evaluate_run(run, paths=paths, runs_dir=runs_dir, checkpoint=checkpoint, device=device))
 
 
+INVITATIONS = {
+    "decoder": "Write the beginning of a text; it goes on.",
+    "encoder_decoder": "Write a text; it answers.",
+    "encoder": "Write a text; it fills the gaps ([MASK]) or labels it.",
+}
 CHAT_COMMANDS = "/temperature 0.5, /tokens 100, /seed 1, /quit"
 
 

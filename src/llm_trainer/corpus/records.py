@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,7 @@ def open_records(
             return _splits(train[:max_records], _read_all(layout[held_out], encoding), description)
     else:
         train = _read_all(found, encoding)
-    places = [position(json.dumps(record.value(key), ensure_ascii=False)) for record in train]
+    places = [position(json.dumps(record.value(key), ensure_ascii=False, default=str)) for record in train]
     if validation_fraction == 0 or len(set(places)) < 2:
         return _splits(train[:max_records], [], description)
     # At least one on each side.
@@ -183,6 +184,8 @@ def _json(path: Path, encoding: str) -> Iterator[Record]:
 
 def _delimited(delimiter: str) -> Callable[[Path, str], Iterator[Record]]:
     def read(path: Path, encoding: str) -> Iterator[Record]:
+        # The csv module refuses fields over 128 KB by default. A C long is the most it takes.
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         rows = csv.DictReader(decoded_lines(path, encoding), delimiter=delimiter)
         try:
             for row in rows:

@@ -32,14 +32,16 @@ def fill_mask(model: Any, tokenizer: Tokenizer, text: str, *, top_k: int = 5) ->
         model: an :class:`EncoderLM`.
         tokenizer: the one that it was trained with.
         text: with at least one ``[MASK]``.
-        top_k: how many tokens for each gap.
+        top_k: how many tokens for each gap, at least 1; all ordinary ones if there are not so many.
 
     Returns:
         For each gap, in order, the likeliest tokens, the best first. Special tokens are never among them.
 
     Raises:
-        UserError: no gap, a model that fills none, or a text that is too long.
+        UserError: no gap, a model that fills none, no tokens wanted, or a text that is too long.
     """
+    if top_k < 1:
+        raise UserError(f"top_k must be at least 1, not {top_k}", hint="it is how many tokens are offered for a gap")
     if not isinstance(model, EncoderLM):
         raise UserError("only an encoder with an lm head fills gaps", hint="train one: model.family: encoder")
     mask_id = mask_token_id(tokenizer)
@@ -51,9 +53,10 @@ def fill_mask(model: Any, tokenizer: Tokenizer, text: str, *, top_k: int = 5) ->
     with evaluating(model):
         hidden = model.hidden_states(torch.tensor([ids], device=device))  # (1, seq, d_model)
         logits = model.logits_from(hidden[0, gaps]).float()  # (gaps, vocab)
-    logits[:, list(tokenizer.special_tokens.values())] = float("-inf")
+    special = list(tokenizer.special_tokens.values())
+    logits[:, special] = float("-inf")
     logits[:, tokenizer.vocab_size :] = float("-inf")
-    best = logits.softmax(dim=-1).topk(min(top_k, tokenizer.vocab_size), dim=-1)
+    best = logits.softmax(dim=-1).topk(min(top_k, tokenizer.vocab_size - len(special)), dim=-1)
     return [
         [Filling(token, tokenizer.token_bytes(token).decode("utf-8", "replace"), p) for token, p in zip(tokens, odds)]
         for tokens, odds in zip(best.indices.tolist(), best.values.tolist())
@@ -66,6 +69,9 @@ def filled_text(text: str, fillings: list[list[Filling]]) -> str:
     result = parts[0]
     for part, best in zip(parts[1:], fillings, strict=True):
         word = best[0].text
-        # A token that begins with its space takes the place of the one that the person wrote.
-        result = (result.rstrip(" ") if word.startswith(" ") else result) + word + part
+        if word.startswith(" "):
+            # Its space takes the place of the one that the person wrote; at the beginning there is none.
+            result = result.rstrip(" ")
+            word = word if result else word[1:]
+        result += word + part
     return result

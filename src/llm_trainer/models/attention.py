@@ -109,7 +109,8 @@ class MultiHeadAttention(nn.Module):
             return flex_attention(query, key, value, context, pattern or EVERYTHING)
         if pattern is None and context.causal:
             return self.backend(query, key, value, mask=None, causal=True, dropout=dropout)
-        if self.backend is fused_attention and not dropout and context.by_blocks(pattern or EVERYTHING, query):
+        in_blocks = query.numel() and not dropout and context.by_blocks(pattern or EVERYTHING, query)
+        if self.backend is fused_attention and in_blocks:
             query, key = query.to(value.dtype), key.to(value.dtype)
             rules = context.rules(query)
             return patterned_attention(
@@ -174,6 +175,8 @@ def fused_attention(
 ) -> Tensor:
     """The same as :func:`explicit_attention`: on a CPU in blocks where that is possible, otherwise through PyTorch's
     fused kernels, which never store the scores (FlashAttention: Dao et al. 2022, https://arxiv.org/abs/2205.14135)."""
+    if not query.numel():  # nothing to cut in blocks
+        return explicit_attention(query, key, value, mask=mask, causal=causal, dropout=dropout)
     if causal and not dropout and query.device.type == "cpu":
         return blocked_attention(query.to(value.dtype), key.to(value.dtype), value)
     grouped = query.shape[1] != key.shape[1]

@@ -197,11 +197,14 @@ class Visibility:
 
     def places(self) -> Tensor:
         """How many tokens of the same text come before each token, (batch or 1, seq), without a cache."""
+        if self.attention_mask is None:
+            places = self._or_range(None)
+            return places if self.starts is None else places - self.starts
+        real = self.attention_mask.long()
+        places = real.cumsum(dim=1) - 1
         if self.starts is not None:
-            return torch.arange(self.seq, device=self.device) - self.starts
-        if self.attention_mask is not None:
-            return (self.attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        return self._or_range(None)
+            places = places - (places - real + 1).gather(1, self.starts)  # without the tokens before its document
+        return places.clamp(min=0)
 
     def _allowed(self, pattern: AttentionPattern) -> Tensor:
         """(batch or 1, query, key), without a cache. Everything may look at itself, padding too: a row of nothing but

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_trainer.common.errors import ConfigError
+from llm_trainer.common.errors import ConfigError, UserError
 from llm_trainer.config import ModelConfig
 from llm_trainer.models.base import LMOutput
 from llm_trainer.models.encoder import EncoderModel, mean_cross_entropy
@@ -26,7 +26,14 @@ class Pooler(nn.Module):
         Args:
             hidden: of the encoder.
             attention_mask: (batch, seq); the first token is the first one that it does not call padding.
+
+        Raises:
+            UserError: there are no tokens.
         """
+        if not hidden.shape[1]:
+            raise UserError(
+                "a text without tokens has no label", hint="give a text, or a tokenizer with a token where texts begin"
+            )
         if attention_mask is None:
             first = hidden[:, 0]
         else:

@@ -225,5 +225,5 @@ def shifted_right(labels: Tensor, start: int) -> Tensor:
     Positions of -100 become ``start``; they come after everything that counts.
     """
     shifted = labels.roll(1, dims=1)
-    shifted[:, 0] = start
+    shifted[:, :1] = start
     return shifted.masked_fill(shifted == IGNORE_INDEX, start)

@@ -205,7 +205,7 @@ class TransformerLM(HasPositions, BaseLanguageModel):
         if document_ids is None and attention_mask is not None:
             document_ids = attention_mask.long()
         hidden = []
-        for start in range(0, input_ids.shape[1], self.segment_length):
+        for start in range(0, max(1, input_ids.shape[1]), self.segment_length):
             segment = slice(start, start + self.segment_length)
             documents = None if document_ids is None else document_ids[:, segment]
             part, memory = self._read_segment(input_ids[:, segment], documents, memory)
@@ -302,6 +302,6 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (batch, seq); -100 does not count. If nothing counts, the loss is 0, and so is its gradient.
     """
     # The labels move, not the logits: moving those would copy (batch x seq x vocab) numbers.
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # (batch, seq)
+    targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]  # (batch, seq)
     total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
     return total / (targets != IGNORE_INDEX).sum().clamp(min=1)

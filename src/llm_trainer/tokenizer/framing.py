@@ -17,14 +17,20 @@ def mask_token_id(tokenizer: Tokenizer) -> int:
     """The id of ``[MASK]``.
 
     Raises:
-        UserError: the tokenizer has none.
+        UserError: the tokenizer has none, or it is the begin or end token as well.
     """
     if MASK_TOKEN not in tokenizer.special_tokens:
         raise UserError(
             f"the tokenizer has no {MASK_TOKEN} token",
             hint=f"train one with it: special_tokens=[..., {MASK_TOKEN!r}], or type wordpiece, which has it always",
         )
-    return tokenizer.special_tokens[MASK_TOKEN]
+    mask: int = tokenizer.special_tokens[MASK_TOKEN]
+    if mask in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        raise UserError(
+            f"the tokenizer's {MASK_TOKEN} also begins or ends texts, so a gap could not be told from a border",
+            hint=f"train one with another token before it: special_tokens=['<|endoftext|>', {MASK_TOKEN!r}]",
+        )
+    return mask
 
 
 def document_ids(tokenizer: Tokenizer, ids: list[int], most: int | None = None) -> list[int]:

@@ -53,29 +53,48 @@ def texts_of(records: Sequence[Record], config: DataConfig, objective: str) -> l
     return [record.text(config.text_column) for record in records]
 
 
-def label_names(records: Sequence[Record], config: DataConfig, objective: str) -> list[str]:
+def label_names(
+    records: Sequence[Record], config: DataConfig, objective: str, held_out: Sequence[Record] = ()
+) -> list[str]:
     """Every label of the records once, in alphabetical order.
 
+    Args:
+        records: to learn from.
+        config: names the columns.
+        objective: classification or token_classification.
+        held_out: records to validate on; a rare label may be among them alone.
+
     Raises:
-        DataError: there are fewer than two.
+        DataError: there are fewer than two to learn.
     """
     assert config.label_column is not None
-    if objective == "token_classification":
-        names = {label for record in records for label in words_of(record, config)[1]}
-    else:
-        names = {str(record.value(config.label_column)) for record in records}
-    if len(names) < 2:
+    names = {label for record in records for label in labels_of(record, config, objective)}
+    if not names:
+        raise DataError(f"column {config.label_column!r} holds no label at all")
+    if len(names) == 1:
         raise DataError(
             f"column {config.label_column!r} holds only the label {names.pop()!r}; there is nothing to tell apart"
         )
-    return sorted(names)
+    return sorted(names.union(*(labels_of(record, config, objective) for record in held_out)))
+
+
+def labels_of(record: Record, config: DataConfig, objective: str) -> list[str]:
+    """The labels of a record: of each word, or the one of its text.
+
+    Raises:
+        DataError: there is none, or it is no name.
+    """
+    assert config.label_column is not None
+    if objective == "token_classification":
+        return words_of(record, config)[1]
+    return [_label(record.value(config.label_column), record, config.label_column)]
 
 
 def words_of(record: Record, config: DataConfig) -> tuple[list[str], list[str]]:
     """The words of a record and their labels.
 
     Raises:
-        DataError: they are not two lists of equal length.
+        DataError: they are not two lists of equal length, of words and of labels.
     """
     assert config.label_column is not None
     words, labels = record.value(config.text_column), record.value(config.label_column)
@@ -84,7 +103,19 @@ def words_of(record: Record, config: DataConfig) -> tuple[list[str], list[str]]:
             f"{record.where}: expected a list of words in {config.text_column!r} and as long a list of labels in "
             f"{config.label_column!r}"
         )
-    return [str(word) for word in words], [str(label) for label in labels]
+    for word in words:
+        if not isinstance(word, (str, int, float)):
+            raise DataError(f"{record.where}: expected words in {config.text_column!r}, found {word!r}")
+    return [str(word) for word in words], [_label(label, record, config.label_column) for label in labels]
+
+
+def _label(value: Any, record: Record, column: str) -> str:
+    if not isinstance(value, (str, int, float)) or value == "":
+        raise DataError(
+            f"{record.where}: expected a label in column {column!r}, found {value!r}",
+            hint="a label is a name or a number",
+        )
+    return str(value)
 
 
 def prepare_examples(
@@ -168,11 +199,12 @@ class _Texts:
     numbers: dict[str, int]
 
     def __call__(self, record: Record) -> tuple[tuple[IntArray, int], bool]:
-        assert self.config.label_column is not None
         ids = self.tokenizer.encode(record.text(self.config.text_column))
         framed = document_ids(self.tokenizer, ids, self.seq_len)
-        label = _number(self.numbers, str(record.value(self.config.label_column)), record)
-        return (_array(framed), label), len(framed) < len(document_ids(self.tokenizer, ids))
+        (name,) = labels_of(record, self.config, "classification")
+        return (_array(framed), _number(self.numbers, name, record)), len(framed) < len(
+            document_ids(self.tokenizer, ids)
+        )
 
 
 @dataclass(frozen=True)

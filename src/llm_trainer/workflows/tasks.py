@@ -55,7 +55,9 @@ def open_task_data(run: RunConfig) -> TaskData:
         handle = open_training_data(run.data)
         return TaskData(handle, handle.total_bytes)
     records = open_examples(run.data, run.objective)
-    labels = label_names(records.train, run.data, run.objective) if run.objective in HEADS else []
+    labels = []
+    if run.objective in HEADS:
+        labels = label_names(records.train, run.data, run.objective, records.validation)
     texts = texts_of(records.train, run.data, run.objective)
     handle = open_dataset(texts, validation_fraction=0)
     return TaskData(handle, sum(len(text.encode("utf-8", "surrogatepass")) for text in texts), records, tuple(labels))
