@@ -321,12 +321,15 @@ def test_a_large_input_takes_less_than_1_gb_of_memory(tmp_path):
 @pytest.mark.slow
 def test_eight_times_the_text_takes_at_most_ten_times_as_long(tmp_path):
     def seconds(documents: int) -> float:
-        texts = (f"{number:08d}" * 60 for number in range(documents))
-        start = time.process_time()
-        build_cache(texts, ByteTokenizer(), tmp_path / str(documents), seq_len=512, unit_bytes=200_000)
-        return time.process_time() - start
+        """The best of three: on a busy machine, one may take half as long again."""
+        times = []
+        for attempt in range(3):
+            texts = (f"{number:08d}" * 60 for number in range(documents))
+            start = time.process_time()
+            build_cache(texts, ByteTokenizer(), tmp_path / f"{documents}-{attempt}", seq_len=512, unit_bytes=200_000)
+            times.append(time.process_time() - start)
+        return min(times)
 
-    seconds(500)
     assert seconds(24_000) < 10 * seconds(3000)
 
 

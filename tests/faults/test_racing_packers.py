@@ -72,6 +72,9 @@ def kill_one_of_several(folder: Path, complete: dict[str, bytes], times: int, pa
     """Some packers of different kinds at once; kill one at a random moment. Returns how many were under way."""
     generator = random.Random(times)
     under_way = 0
+    started = time.monotonic()
+    wait_for([in_child(lambda: build(folder / "timing", texts(), Slow())) for _ in range(packers)])
+    duration = time.monotonic() - started
     for trial in range(times):
         target = folder / str(trial)
         if trial % 3 == 2:  # a damaged cache, repaired in inverse mode
@@ -88,7 +91,7 @@ def kill_one_of_several(folder: Path, complete: dict[str, bytes], times: int, pa
             build(target, documents, Slow(), mode=mode)
 
         children = [in_child(lambda number=number: packer(number)) for number in range(packers)]
-        time.sleep(generator.uniform(0, 0.25))
+        time.sleep(generator.uniform(0, 0.8 * duration))
         victim = children.pop(generator.randrange(packers))
         os.kill(victim, signal.SIGKILL)
         _, status = os.waitpid(victim, 0)
@@ -293,7 +296,7 @@ class TestLeases:
         def full(*arguments: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(os, "fdopen", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
         with pytest.raises(UserError, match="the disk is full"), lease(tmp_path / "chunk-00000-01234567.tok"):
             pytest.fail("there is no lease")
         assert not list(tmp_path.iterdir())

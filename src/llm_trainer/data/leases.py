@@ -9,6 +9,7 @@ Whoever holds one renews it from a thread, so that it lasts as long as the proce
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -44,23 +45,20 @@ def lease(file: Path) -> Iterator[bool]:
     """
     path = lease_path(file)
     _remove_if_void(path)
+    content = json.dumps({"host": platform.node(), "pid": os.getpid(), "number": uuid.uuid4().hex}).encode()
     with explain_os_errors(file):
-        descriptor = _create(path)
-    if descriptor is None:  # another process has it
+        mine = _create(path, content)
+    if not mine:  # another process has it
         yield False
         return
     ended = threading.Event()
-    content = json.dumps({"host": platform.node(), "pid": os.getpid(), "number": uuid.uuid4().hex}).encode()
     try:
-        with explain_os_errors(file), os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
         threading.Thread(target=_renew, args=(path, ended), name="lease", daemon=True).start()
         yield True
     finally:
         ended.set()
         with contextlib.suppress(FileNotFoundError):
-            # A process that was stopped for long may have lost it to another; half a lease is of a full disk.
-            if content.startswith(path.read_bytes()):
+            if path.read_bytes() == content:  # a process that was stopped for long may have lost it to another
                 path.unlink()
 
 
@@ -122,12 +120,40 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _create(path: Path) -> int | None:
-    """A descriptor of a new file; None if there is one."""
+def _create(path: Path, content: bytes) -> bool:
+    """Make a lease, whole at once: a process may be killed at any moment, and half a lease would not say whose it is.
+
+    Returns:
+        Whether it was made; if not, there is one.
+    """
+    name = path.name.removesuffix(".lease")
+    temporary = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        temporary.write_bytes(content)
+        os.link(temporary, path)
     except FileExistsError:
-        return None
+        return False
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise
+        return False  # someone took the file for a leftover; the caller will ask again
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return _create_slowly(path, content)  # a file system without links
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _create_slowly(path: Path, content: bytes) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+    return True
 
 
 def _remove_if_void(path: Path) -> None:
