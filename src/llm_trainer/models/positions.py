@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from llm_trainer.common.errors import UserError
+from llm_trainer.models.context import AttentionContext, build_context, compute_dtype
 from llm_trainer.models.embeddings import (
     AlibiSlopes,
     LearnedPositionalEmbedding,
@@ -20,6 +21,7 @@ from llm_trainer.models.rope_scaling import rope_scaling
 
 if TYPE_CHECKING:
     from llm_trainer.config import ModelConfig
+    from llm_trainer.models.kv_cache import KVCache
 
 
 class HasPositions:
@@ -33,6 +35,8 @@ class HasPositions:
     alibi: AlibiSlopes | None
     relative: RelativePositionBias | None
     """Added to the scores."""
+    causal: bool
+    """Whether position i sees only positions 0..i."""
 
     def add_positions(self, config: ModelConfig, *, causal: bool) -> None:
         """Make what ``config.position`` names.
@@ -55,6 +59,7 @@ class HasPositions:
                 config.n_heads, config.relative_buckets, config.relative_max_distance, bidirectional=not causal
             )
         self.pattern = model_pattern(config)
+        self.causal = causal
 
     def place(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """Embedded tokens, (batch, seq, d_model), with what is added to them for their positions: same shape."""
@@ -62,6 +67,34 @@ class HasPositions:
             # Vaswani et al., section 3.4: without it the encoding, of size 1, would drown the embeddings.
             x = x * math.sqrt(self.config.d_model)
         return x if self.position_embedding is None else self.position_embedding(x, positions)
+
+    def context(
+        self,
+        x: Tensor,
+        positions: Tensor | None,
+        *,
+        seq: int | None = None,
+        attention_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> AttentionContext:
+        """Who sees whom in this pass, once for all blocks: :func:`build_context` for ``x``, (batch, seq, d_model), or
+        for ``seq`` tokens of which ``x`` are the newest."""
+        return build_context(
+            seq or x.shape[1],
+            positions,
+            document_ids=document_ids,
+            attention_mask=attention_mask,
+            cache=cache,
+            rotary=self.rotary,
+            slopes=None if self.alibi is None else self.alibi.slopes,
+            dtype=compute_dtype(x),
+            device=x.device,
+            causal=self.causal,
+            relative=self.relative,
+            pattern=self.pattern,
+            flex=self.config.attention_backend == "flex",
+        )
 
     def check_length(self, length: int) -> None:
         """Biases by distance, and no positions at all, have no table that could end.

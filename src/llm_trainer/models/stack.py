@@ -7,8 +7,6 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from llm_trainer.config import ModelConfig
-from llm_trainer.models.context import AttentionContext, build_context, compute_dtype
-from llm_trainer.models.kv_cache import KVCache
 from llm_trainer.models.layers import build_norm
 from llm_trainer.models.positions import HasPositions
 
@@ -27,7 +25,7 @@ class Stack(HasPositions, nn.Module):
 
     def __init__(self, config: ModelConfig, layers: int, build_block: BuildBlock, *, causal: bool) -> None:
         super().__init__()
-        self.config, self.causal = config, causal
+        self.config = config
         self.add_positions(config, causal=causal)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
@@ -42,32 +40,6 @@ class Stack(HasPositions, nn.Module):
             x = self.embedding_norm(x)
         result: Tensor = self.embedding_dropout(x)
         return result
-
-    def context(
-        self,
-        x: Tensor,
-        positions: Tensor | None,
-        *,
-        attention_mask: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: KVCache | None = None,
-    ) -> AttentionContext:
-        """Who sees whom in this pass, once for all blocks: :func:`build_context` for ``x``, (batch, seq, d_model)."""
-        return build_context(
-            x.shape[1],
-            positions,
-            document_ids=document_ids,
-            attention_mask=attention_mask,
-            cache=cache,
-            rotary=self.rotary,
-            slopes=None if self.alibi is None else self.alibi.slopes,
-            dtype=compute_dtype(x),
-            device=x.device,
-            causal=self.causal,
-            relative=self.relative,
-            pattern=self.pattern,
-            flex=self.config.attention_backend == "flex",
-        )
 
 
 def positions_of(attention_mask: Tensor | None) -> Tensor | None:

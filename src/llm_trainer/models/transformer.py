@@ -16,7 +16,7 @@ from llm_trainer.config import ModelConfig
 # Imported for what they register: the components that configurations name by default.
 from llm_trainer.models import attention, block, layers, moe  # noqa: F401
 from llm_trainer.models.base import BaseLanguageModel, LMOutput
-from llm_trainer.models.context import AttentionContext, build_context, compute_dtype, padding_or_none
+from llm_trainer.models.context import AttentionContext, padding_or_none
 from llm_trainer.models.initialisation import draw_weights
 from llm_trainer.models.kv_cache import KVCache
 from llm_trainer.models.layers import build_norm
@@ -256,19 +256,9 @@ class TransformerLM(HasPositions, BaseLanguageModel):
         cache: KVCache | None = None,
     ) -> AttentionContext:
         """What every layer needs to know of ``input_ids``, (batch, seq); x, embedded tokens, lends dtype and device."""
-        context = build_context(
-            input_ids.shape[1],
-            positions,
-            document_ids=document_ids,
-            attention_mask=attention_mask,
-            cache=cache,
-            rotary=self.rotary,
-            slopes=None if self.alibi is None else self.alibi.slopes,
-            relative=self.relative,
-            pattern=self.pattern,
-            flex=self.config.attention_backend == "flex",
-            dtype=compute_dtype(x),
-            device=x.device,
+        seq = input_ids.shape[1]
+        context = self.context(
+            x, positions, seq=seq, attention_mask=attention_mask, document_ids=document_ids, cache=cache
         )
         context.token_ids = input_ids
         return context
