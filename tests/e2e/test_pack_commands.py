@@ -85,6 +85,7 @@ def test_force_rebuild_makes_everything_again(corpus: Path, packed: Path) -> Non
     outcome.assert_one_message("holds another cache: seq_len 64 (not 32)", "--force-rebuild")
     run_script(SCRIPT, "--text", corpus, "--mode", "sideways", "-o", packed).assert_one_message("no mode 'sideways'")
     run_script(SCRIPT, "--text", corpus, "--mode", "inverse", "-o", "new").assert_one_message("no cache with gaps")
+    assert not Path("new").exists()
 
 
 @pytest.mark.covers("R225")

@@ -87,8 +87,8 @@ def build_cache(
         if force_rebuild:
             _delete(folder)
     _refuse_other_cache(folder, origin)
-    if mode == "inverse" and not (folder / PLAN).exists() and not chunk_files(folder):
-        raise DataError(f"{folder} holds no cache with gaps to fill", hint="make one first, without --mode inverse")
+    if mode == "inverse":
+        require_something_to_fill(folder)
     if mode == "normal" and (folder / MANIFEST).exists():
         # A damaged or missing file is not refused: what is good is kept, and the rest is made again.
         with contextlib.suppress(CorruptionError):
@@ -308,6 +308,16 @@ class CacheBuilder:
             raise DataError(
                 f"there is no text to pack into {self._folder}{where}", hint="name files or folders that contain text"
             )
+
+
+def require_something_to_fill(folder: Path) -> None:
+    """Stop before any work if there is no cache whose gaps could be filled.
+
+    Raises:
+        DataError: the folder holds neither a plan nor a chunk.
+    """
+    if not folder.is_dir() or not ((folder / PLAN).exists() or chunk_files(folder)):
+        raise DataError(f"{folder} holds no cache with gaps to fill", hint="make one first, without --mode inverse")
 
 
 def find_gaps(folder: str | Path) -> tuple[Plan, list[Unit]]:

@@ -14,7 +14,7 @@ from llm_trainer.config import DataConfig
 from llm_trainer.config.tokenizer import TokenizerConfig
 from llm_trainer.corpus import DatasetHandle
 from llm_trainer.data import TokenCache, build_cache, format_progress
-from llm_trainer.data.build import UNIT_BYTES, Mode, find_gaps
+from llm_trainer.data.build import UNIT_BYTES, Mode, find_gaps, require_something_to_fill
 from llm_trainer.data.leases import packer_at_work
 from llm_trainer.data.manifest import MANIFEST, REBUILD_HINT
 from llm_trainer.data.plan import describe_gaps
@@ -77,8 +77,11 @@ def pack_text(
     handle = open_training_data(config)
     assert isinstance(handle, DatasetHandle)
     finished = (folder / MANIFEST).exists() and not force_rebuild
+    # What is to fail leaves nothing behind.
+    if mode == "inverse":
+        require_something_to_fill(folder)
     if tokenizer_dir is not None:
-        load_tokenizer(tokenizer_dir)  # if it is not there, nothing should be
+        load_tokenizer(tokenizer_dir)
     with contextlib.nullcontext() if finished else packer_at_work(folder):
         return _pack(handle, folder, tokenizer_dir, config, unit_bytes, mode, workers, force_rebuild, echo)
 
