@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from llm_trainer.common.errors import CorruptionError, DataError
+from llm_trainer.common.leases import is_held, lease, lease_path
 from llm_trainer.data import TokenCache, build_cache
 from llm_trainer.data.build import find_gaps
 from llm_trainer.data.growing import GrowingCache, GrowingLoader
-from llm_trainer.data.leases import is_held, lease, lease_path
 from llm_trainer.data.manifest import MANIFEST, chunk_files
 from llm_trainer.data.plan import PLAN, Plan, describe_gaps
 from tests.byte_tokenizer import ByteTokenizer

@@ -16,18 +16,18 @@ from pathlib import Path
 import pytest
 
 from llm_trainer.common.errors import DataError, UserError
-from llm_trainer.data import TokenCache, build_cache
-from llm_trainer.data import build as building
-from llm_trainer.data.chunk import ChunkReader
-from llm_trainer.data.leases import (
+from llm_trainer.common.leases import (
     STALE_SECONDS,
     is_held,
     lease,
     lease_path,
     others_at_work,
     packer_at_work,
-    remove_leftovers,
 )
+from llm_trainer.data import TokenCache, build_cache
+from llm_trainer.data import build as building
+from llm_trainer.data.chunk import ChunkReader
+from llm_trainer.data.leftovers import remove_leftovers
 from llm_trainer.data.manifest import MANIFEST, chunk_files
 from llm_trainer.data.plan import PLAN, Plan
 from tests.byte_tokenizer import ByteTokenizer
@@ -251,7 +251,7 @@ class TestLeases:
             assert mine
 
     def test_it_is_renewed_for_as_long_as_the_work_takes(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("llm_trainer.data.leases.RENEW_SECONDS", 0.01)
+        monkeypatch.setattr("llm_trainer.common.leases.RENEW_SECONDS", 0.01)
         file = tmp_path / "chunk-00000-01234567.tok"
         with lease(file) as mine:
             assert mine

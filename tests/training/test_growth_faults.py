@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from llm_trainer.common.errors import CorruptionError, DataError
+from llm_trainer.common.leases import packer_at_work
 from llm_trainer.data import TokenCache, build_cache
 from llm_trainer.data.growing import GrowingCache
-from llm_trainer.data.leases import packer_at_work
 from llm_trainer.data.manifest import chunk_files
 from llm_trainer.data.plan import PLAN
 from llm_trainer.training import Trainer

@@ -136,20 +136,36 @@ def _construct(node: yaml.MappingNode, prefix: str, lines: Lines, problems: list
         lines[dotted] = where
         if isinstance(value_node, yaml.MappingNode):
             result[key] = _construct(value_node, f"{dotted}.", lines, problems)
+        elif isinstance(value_node, yaml.SequenceNode):
+            result[key] = [
+                _construct(item, f"{dotted}.{index}.", lines, problems)
+                if isinstance(item, yaml.MappingNode)
+                else loader.construct_object(item, deep=True)
+                for index, item in enumerate(value_node.value)
+            ]
         else:
             result[key] = loader.construct_object(value_node, deep=True)
     return result
 
 
-def _apply_override(tree: dict[str, Any], lines: Lines, word: str) -> None:
-    """Put one ``section.key=value`` into the tree, replacing what the file says under any of that value's names."""
+def parse_override(word: str, *, example: str) -> tuple[str, Any]:
+    """``section.key=value`` as the dotted key and the value, which is read as YAML.
+
+    Raises:
+        ConfigError: it is something else; the message shows ``example``.
+    """
     dotted, separator, raw = word.partition("=")
     if not separator or not dotted:
-        raise ConfigError([f"{word!r} is not an override; write section.key=value, for example training.max_steps=100"])
+        raise ConfigError([f"{word!r} is not an override; write section.key=value, for example {example}"])
     try:
-        value = yaml.load(raw, Loader=_Loader)
+        return dotted, yaml.load(raw, Loader=_Loader)
     except yaml.YAMLError:
-        value = raw
+        return dotted, raw
+
+
+def _apply_override(tree: dict[str, Any], lines: Lines, word: str) -> None:
+    """Put one ``section.key=value`` into the tree, replacing what the file says under any of that value's names."""
+    dotted, value = parse_override(word, example="training.max_steps=100")
     section, _, key = dotted.rpartition(".")
     target = tree
     for shortcut, (home, name) in RunConfig.SHORTCUTS.items():

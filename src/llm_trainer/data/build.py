@@ -15,11 +15,12 @@ from typing import Literal, TypeAlias, get_args
 
 from llm_trainer.common.errors import CorruptionError, DataError, UserError
 from llm_trainer.common.files import explain_os_errors
+from llm_trainer.common.leases import lease, others_at_work, packer_at_work
 from llm_trainer.data.cache import TokenCache
 from llm_trainer.data.chunk import ChunkReader
 from llm_trainer.data.codecs import check_codec
 from llm_trainer.data.encoding import HasText, TextEncoder, document_texts
-from llm_trainer.data.leases import lease, others_at_work, packer_at_work, remove_leftovers
+from llm_trainer.data.leftovers import remove_leftovers
 from llm_trainer.data.manifest import MANIFEST, Manifest, Origin, PackConfig, chunk_files, manifest_of, origin_of
 from llm_trainer.data.packing import Packer
 from llm_trainer.data.plan import PLAN, Plan, Unit, cut_units, describe_gaps, make_plan, take_units

@@ -20,11 +20,11 @@ import numpy as np
 
 from llm_trainer.common.errors import CorruptionError, DataError
 from llm_trainer.common.hashing import fingerprint, mix_seed
+from llm_trainer.common.leases import held_leases
 from llm_trainer.data.cache import TokenCache, check_expectations
 from llm_trainer.data.chunk import ChunkReader
 from llm_trainer.data.collate import Batch
 from llm_trainer.data.curriculum import Order
-from llm_trainer.data.leases import held_leases
 from llm_trainer.data.loader import PackedLoader
 from llm_trainer.data.manifest import Manifest, origin_of
 from llm_trainer.data.order import EpochOrder

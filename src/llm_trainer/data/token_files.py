@@ -16,9 +16,9 @@ import numpy.typing as npt
 from llm_trainer.common.errors import CorruptionError, DataError, UserError
 from llm_trainer.common.files import atomic_write, require_free_space
 from llm_trainer.common.hashing import hash_file
+from llm_trainer.common.leases import lease
 from llm_trainer.data.cache import TokenCache
 from llm_trainer.data.chunk import TokenArray
-from llm_trainer.data.leases import lease
 from llm_trainer.data.manifest import MANIFEST, Manifest, Origin, PackConfig
 from llm_trainer.data.mixture import tokens_of
 from llm_trainer.data.packing import IntArray

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_trainer.common.errors import DataError
+from llm_trainer.common.leases import held_leases
 from llm_trainer.config import RunConfig, TrainingConfig
 from llm_trainer.corpus.document import Document
 from llm_trainer.data import TokenCache
 from llm_trainer.data.growing import GrowingCache, GrowingLoader
-from llm_trainer.data.leases import held_leases
 from llm_trainer.data.plan import PLAN, Plan
 from llm_trainer.training.loader_options import loader_options
 

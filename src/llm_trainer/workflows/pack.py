@@ -10,12 +10,12 @@ from pathlib import Path
 
 from llm_trainer.common.errors import DataError
 from llm_trainer.common.files import human_bytes
+from llm_trainer.common.leases import packer_at_work
 from llm_trainer.config import DataConfig
 from llm_trainer.config.tokenizer import TokenizerConfig
 from llm_trainer.corpus import DatasetHandle
 from llm_trainer.data import TokenCache, build_cache, format_progress
 from llm_trainer.data.build import UNIT_BYTES, Mode, find_gaps, require_something_to_fill
-from llm_trainer.data.leases import packer_at_work
 from llm_trainer.data.manifest import MANIFEST, REBUILD_HINT
 from llm_trainer.data.plan import describe_gaps
 from llm_trainer.data.progress import percent

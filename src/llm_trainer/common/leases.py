@@ -1,9 +1,10 @@
-"""Who makes which chunk, when several packers work on one cache.
+"""Who makes which file, when several processes work in one folder, also on several machines that share it.
 
-A lease is a small file that only one process can create. It is a courtesy, not a lock: chunks are deterministic and
-written whole, so two processes that made the same one would write the same bytes, and only time would be lost. A lease
-therefore needs no protocol that could hang: one whose process is gone, or that was not renewed for a minute, is void.
-Whoever holds one renews it from a thread, so that it lasts as long as the process runs, however long the work takes.
+A lease is a small file that only one process can create. It is a courtesy, not a lock: what is made under it must be
+deterministic and written whole, so two processes that made it both would write the same bytes, and only time would be
+lost. A lease therefore needs no protocol that could hang: one whose process is gone, or that was not renewed for a
+minute, is void. Whoever holds one renews it from a thread, so that it lasts as long as the process runs, however long
+the work takes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import errno
 import json
 import os
 import platform
-import re
 import threading
 import time
 import uuid
@@ -26,9 +26,6 @@ from llm_trainer.common.files import explain_os_errors
 
 STALE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
-_HIDDEN = re.compile(
-    r"\.((?:chunk-\d+-[0-9a-f]{8}\.tok)|(?:plan|manifest)\.json|packer-[0-9a-f]{8})\.(?:lease|[^.]*\.tmp)"
-)
 
 
 def lease_path(file: Path) -> Path:
@@ -110,14 +107,6 @@ def others_at_work(folder: Path) -> bool:
             if not path.read_bytes().startswith(mine):
                 return True
     return False
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete leases and half-written files of processes that are gone."""
-    for path in folder.glob(".*"):
-        match = _HIDDEN.fullmatch(path.name)
-        if match and not is_held(lease_path(folder / match[1])):
-            path.unlink(missing_ok=True)
 
 
 def _create(path: Path, content: bytes) -> bool:
