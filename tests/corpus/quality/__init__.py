@@ -1,0 +1,1 @@
+"""Tests of language, toxicity, learned quality, cleaning and privacy."""
