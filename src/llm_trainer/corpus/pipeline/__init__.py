@@ -1,0 +1,1 @@
+"""The pipeline: one definition, a plan of work units, files between stages."""

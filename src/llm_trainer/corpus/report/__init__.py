@@ -1,0 +1,1 @@
+"""What a corpus is like: counted while it is made, shown on one page."""
