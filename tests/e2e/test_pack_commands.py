@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from llm_trainer.common.files import write_bytes
+from llm_trainer.common.leases import packer_at_work
 from llm_trainer.data import TokenCache
 from llm_trainer.data.chunk import ChunkReader
 from llm_trainer.data.growing import GrowingLoader
-from llm_trainer.common.leases import packer_at_work
 from llm_trainer.data.manifest import chunk_files
 from llm_trainer.monitoring.metrics import read_metrics
 from llm_trainer.workflows.pack import pack_text

@@ -7,14 +7,18 @@ from typing import Annotated
 
 import typer
 
+from llm_trainer.cli import corpus
 from llm_trainer.cli.options import Texts
 
-app = typer.Typer(help="Turn text into training sequences.", no_args_is_help=True)
+app = typer.Typer(help="Build a corpus, and turn text into training sequences.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Turn text into training sequences."""
+    """Build a corpus, and turn text into training sequences."""
+
+
+corpus.add_to(app)
 
 
 @app.command("pack")
