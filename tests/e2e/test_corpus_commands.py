@@ -109,3 +109,14 @@ def test_a_classifier_is_trained_and_used(pipeline: Path, workplace: Path) -> No
     assert outcome.code == 0, outcome.err
     report = json.loads((workplace / "corpora" / "demo" / "report.json").read_text(encoding="utf-8"))
     assert any("classifier" in tag or "quality" in tag for tag in report["quality"])
+
+
+@pytest.mark.slow
+def test_the_example_makes_a_corpus_of_what_every_machine_has(workplace: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "corpus.yaml"
+    outcome = llm_trainer("data", "build", example, "--engine", "serial")
+    assert outcome.code == 0, outcome.err
+    report = json.loads((workplace / "corpora" / "python" / "report.json").read_text(encoding="utf-8"))
+    assert report["documents"]["kept"] > 300 and report["documents"]["lost"] == 0
+    assert report["duplicates"]["passages"]["spans"] > 0
+    assert len(TokenCache.open(workplace / "corpora" / "python" / "cache")) > 1000
