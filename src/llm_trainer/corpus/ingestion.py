@@ -56,6 +56,9 @@ class IngestionSettings(Settings):
 class DataIngestion:
     """Reads crawls, dumps and repositories.
 
+    Its methods are lazy: they give documents one by one, and download, or complain about what is not there, when the
+    first document of a file is asked for.
+
     Args:
         source_config: a mapping with the keys of :class:`IngestionSettings`; none is needed.
 
@@ -138,8 +141,9 @@ class DataIngestion:
     def _listed(self, segment: str) -> list[str]:
         if not segment.lower().endswith(_LISTS):
             return [segment]
-        where: str | Path = self._local(segment, relative=True)
-        return segment_urls(where, base=self.settings.base_url)
+        # A list from the web must not name files of this machine.
+        own = self.settings.allow_files and (segment.startswith("file:") or Path(segment).exists())
+        return segment_urls(self._local(segment, relative=True), base=self.settings.base_url, allow_files=own)
 
     def _local(self, address: str, *, relative: bool = False) -> Path:
         """The file of an address or path, downloaded if need be."""

@@ -59,7 +59,7 @@ def test_a_book_without_marks_stays(tmp_path: Path) -> None:
         ("pride_and_prejudice_1342.txt", "PRIDE AND PREJUDICE", "uniting them."),
         ("pride_and_prejudice_1342.htm", "# PRIDE AND PREJUDICE", "uniting them."),
         ("tale_of_two_cities_98.txt", "A TALE OF TWO CITIES", "have ever known.”"),
-        ("war_and_peace_2600.txt", "An Anonymous Volunteer", "we are not conscious."),
+        ("war_and_peace_2600.txt", "WAR AND PEACE", "we are not conscious."),
     ],
 )
 def test_real_books(shared_data: Path, name: str, first: str, last: str) -> None:

@@ -20,6 +20,9 @@ class File:
     status: list[int] = field(default_factory=list)
     """What the first requests are answered with instead."""
     location: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent instead of the true ones; lower-case names."""
+    obeys_if_range: bool = True
 
 
 class Site:
@@ -41,12 +44,18 @@ class Site:
 
 def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        instead: dict[str, str] = {}
+
+        def send_header(self, keyword: str, value: str) -> None:
+            super().send_header(keyword, self.instead.get(keyword.lower(), value))
+
         def do_GET(self) -> None:
             site.log.append((self.path, self.headers.get("Range")))
             file = site.files.get(self.path)
             if file is None:
                 self.send_error(404)
                 return
+            self.instead = file.headers
             if file.location:
                 self.send_response(302)
                 self.send_header("Location", file.location)
@@ -60,7 +69,7 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
                 return
             start = 0
             wanted = self.headers.get("Range")
-            if wanted and self.headers.get("If-Range", file.etag) == file.etag:
+            if wanted and (not file.obeys_if_range or self.headers.get("If-Range", file.etag) == file.etag):
                 start = int(wanted.removeprefix("bytes=").partition("-")[0])
                 if start >= len(file.body):
                     self.send_response(416)

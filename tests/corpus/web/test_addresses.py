@@ -20,6 +20,7 @@ from .conftest import Site
         "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255", "240.0.0.1", "[::1]", "[::]",
         "[fe80::1]", "[fc00::1]", "[ff02::1]", "[::ffff:127.0.0.1]", "[::ffff:10.0.0.1]", "[2002:7f00:1::]",
         "[64:ff9b::7f00:1]", "[2001:db8::1]",
+        "[fec0::1]", "[3fff::1]", "[64:ff9b:1::7f00:1]", "[::7f00:1]", "[4000::1]", "ⓛocalhost", "127。0。0。1",
     ],
 )  # fmt: skip
 @pytest.mark.covers("R180")
@@ -40,8 +41,10 @@ def test_only_the_web_is_asked(url: str) -> None:
 
 
 def test_passwords_in_addresses_are_refused() -> None:
-    with pytest.raises(RefusedAddressError, match="name and password"):
-        check_address("http://me:secret@8.8.8.8/")
+    for url in ("http://me:secret@8.8.8.8/", "http://me:secret@8.8.8.8:x/", "http://me:secret@[1/"):
+        with pytest.raises(RefusedAddressError, match="name and password") as raised:
+            check_address(url)
+        assert "secret" not in str(raised.value)
 
 
 def _resolver(monkeypatch: pytest.MonkeyPatch, answers: list[list[str]]) -> list[str]:
@@ -107,3 +110,29 @@ def test_a_redirect_is_followed(site: Site) -> None:
     with open_url(url, allow_private=True) as response:
         assert response.read(100) == b"there"
         assert response.url.endswith("/b")
+
+
+def test_a_host_in_other_letters_is_asked_under_its_name_in_dns(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(site.address.rpartition(":")[2])
+    monkeypatch.setattr(addresses, "check_address", lambda *_, **__: ["127.0.0.1"])
+    site.add("/a", "there")
+    with open_url(f"http://пример.bg:{port}/a") as response:
+        assert response.read(100) == b"there"
+    assert addresses.split_url("http://пример.bg/")[1] == "xn--e1afmkfd.bg"
+    with pytest.raises(RefusedAddressError, match="not a URL"):
+        addresses.split_url("http://" + "я" * 70 + ".bg/")
+
+
+@pytest.mark.parametrize(
+    "target", ["http://[", "http://x:99999/", "file:///etc/passwd", "gopher://x/", "http://me:pw@x/"]
+)
+def test_a_redirect_to_nowhere_is_refused(site: Site, target: str) -> None:
+    with pytest.raises(RefusedAddressError):
+        open_url(site.add("/a", location=target), allow_private=True)
+
+
+def test_a_redirect_in_utf8_is_followed(site: Site) -> None:
+    url = site.add("/a", location="/ж".encode().decode("latin-1"))
+    site.add("/%D0%B6", "there")
+    with open_url(url, allow_private=True) as response:
+        assert response.read(100) == b"there"

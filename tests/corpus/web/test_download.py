@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,6 +72,91 @@ def test_a_file_that_changed_in_between_is_fetched_from_its_start(site: Site, tm
     site.add("/a.bin", new, etag='"two"')
 
     assert fetch(url, tmp_path).read_bytes() == new
+
+
+@pytest.mark.parametrize("new", [b"new" * 1_000_000, BODY[::-1]])
+@pytest.mark.covers("R185")
+def test_a_server_that_has_not_heard_of_if_range_cannot_mix_two_files(site: Site, tmp_path: Path, new: bytes) -> None:
+    url = site.add("/a.bin", BODY, break_after=[1_000_000])
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        fetch(url, tmp_path, retries=0)
+    site.add("/a.bin", new, etag='"two"', obeys_if_range=False)
+
+    assert fetch(url, tmp_path).read_bytes() == new
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-length": "²"},
+        {"content-length": "9" * 5000},
+        {"content-range": "bytes 1000000-²/" + "9" * 5000},
+        {"content-range": "bytes 1000000-1999999/1500000"},
+        {"content-range": "nonsense"},
+    ],
+)
+def test_a_server_that_lies_about_lengths_gives_the_file_or_an_error(
+    site: Site, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    body = BODY[:2_000_000]
+    url = site.add("/a.bin", body, break_after=[1_000_000], headers=headers)
+    digest = hashlib.sha256(body).hexdigest()
+    try:
+        assert fetch(url, tmp_path, checksum=digest, retries=2).read_bytes() == body
+    except DataError:
+        assert not (tmp_path / "a.bin").exists()
+
+
+def test_what_came_before_a_connection_was_torn_is_kept(tmp_path: Path) -> None:
+    """One that is torn, not closed, after each 300 KB: the block that was waited for must not be lost."""
+    body = BODY[:2_000_000]
+    listener = socket.create_server(("127.0.0.1", 0))
+    starts: list[int] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            asked = connection.recv(65536).decode()
+            start = int(asked.partition("bytes=")[2].partition("-")[0] or 0)
+            starts.append(start)
+            status = f"206 P\r\nContent-Range: bytes {start}-{len(body) - 1}/{len(body)}" if start else "200 OK"
+            head = f'HTTP/1.1 {status}\r\nContent-Length: {len(body) - start}\r\nETag: "x"\r\n\r\n'
+            connection.sendall(head.encode() + body[start : start + 300_000])
+            time.sleep(0.2)
+            if start + 300_000 < len(body):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        path = fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/a.bin", tmp_path, retries=1)
+        assert path.read_bytes() == body
+        assert len(starts) == 7
+    finally:
+        listener.close()
+
+
+@pytest.mark.covers("R185")
+def test_of_several_who_want_a_file_one_fetches_it(site: Site, tmp_path: Path) -> None:
+    url = site.add("/a.bin", BODY, etag=None)
+    together = threading.Barrier(3)
+
+    def want(_: int) -> bytes:
+        together.wait()
+        return fetch(url, tmp_path, progress=lambda *_: time.sleep(0.01)).read_bytes()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(found == BODY for found in pool.map(want, range(3)))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.bin"]
+    assert site.asked("/a.bin") == 1
+
+
+def test_a_long_name_in_other_letters_fits_the_file_system(site: Site, tmp_path: Path) -> None:
+    path = fetch(site.add("/" + urllib.parse.quote("ж" * 200 + ".txt"), b"text"), tmp_path)
+    assert path.name.endswith("ж.txt")
 
 
 def test_without_a_version_to_compare_the_rest_is_not_glued_on(site: Site, tmp_path: Path) -> None:
@@ -186,3 +276,15 @@ def test_lists_of_segments(site: Site, tmp_path: Path) -> None:
     file.write_bytes(gzip.compress(lines)[:-12])
     with pytest.raises(DataError, match="is not a list of addresses"):
         segment_urls(file)
+
+
+def test_a_list_names_no_files_of_this_machine_and_no_nonsense(site: Site, tmp_path: Path) -> None:
+    url = site.add("/warc.paths", b"file:///etc/hostname\n")
+    with pytest.raises(RefusedAddressError, match="not allowed"):
+        segment_urls(url, allow_private=True)
+    own = tmp_path / "warc.paths"
+    own.write_bytes(b"file:///etc/hostname\n")
+    assert segment_urls(own, allow_files=True) == ["file:///etc/hostname"]
+    own.write_bytes(b"http://[half\n")
+    with pytest.raises(DataError, match="is not a list of addresses"):
+        segment_urls(own)

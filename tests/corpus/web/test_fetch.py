@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_trainer.common.errors import DataError
+from llm_trainer.common.errors import ConfigError, DataError
 from llm_trainer.corpus.document import Document
 from llm_trainer.corpus.losses import Losses
+from llm_trainer.corpus.sources import fetch
 from llm_trainer.corpus.sources.fetch import KIND_WEB, WebOptions
 from llm_trainer.corpus.sources.kinds import ReadRequest
 from llm_trainer.corpus.sources.robots import parse_robots
@@ -96,6 +97,59 @@ def test_what_is_too_large_or_no_page_or_not_there_is_counted(site: Site, tmp_pa
     assert read(path, losses, max_page_bytes=10_000) == []
     assert losses.counts == {"too_large": 1, "not_html": 1, "unreachable": 2}
     assert [document.id for document in read(path, max_page_bytes=10_000)] == [f"{site.address}/busy"], "tried again"
+
+
+def test_what_the_settings_refused_is_asked_for_when_they_change(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "pages.txt"
+    path.write_text(site.add("/a", PAGE), encoding="utf-8")
+    assert read(path, allow_private=False) == []
+    assert read(path, max_page_bytes=100) == []
+    requests = len(site.log)
+    assert read(path, max_page_bytes=100) == []
+    assert len(site.log) == requests, "with the same settings no one is asked"
+    assert len(read(path)) == 1
+
+
+def test_lists_as_people_write_them(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "pages.txt"
+    urls = [site.add("/a", PAGE), site.add("/b", PAGE).replace("http:", "HTTP:")]
+    path.write_text(f"\ufeff{urls[0]} # the first\r\n{urls[1]}\r\nhttp://[half\n", encoding="utf-8")
+    losses = Losses()
+    assert [document.id for document in read(path, losses)] == urls
+    assert losses.counts == {"refused_address": 1}
+
+
+def test_a_dead_host_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pages.txt"
+    path.write_text("\n".join(f"http://127.0.0.1:1/{number}" for number in range(50)), encoding="utf-8")
+    asked: list[str] = []
+    real = fetch.open_url
+    monkeypatch.setattr(fetch, "open_url", lambda url, **more: asked.append(url) or real(url, **more))
+    losses = Losses()
+    assert read(path, losses) == []
+    assert losses.counts == {"unreachable": 50}
+    assert asked == ["http://127.0.0.1:1/robots.txt"]
+
+
+def test_half_a_page_is_none(site: Site, tmp_path: Path) -> None:
+    site.add("/robots.txt", "")
+    path = tmp_path / "pages.txt"
+    path.write_text(site.add("/a", PAGE, break_after=[300]), encoding="utf-8")
+    losses = Losses()
+    assert read(path, losses) == []
+    assert losses.counts == {"unreachable": 1}
+    assert len(read(path)) == 1, "tried again"
+
+
+@pytest.mark.parametrize("value", ["a\r\nX: y", "бот", "", "\n"])
+def test_a_user_agent_that_is_no_header_is_an_error_at_once(value: str) -> None:
+    with pytest.raises(ConfigError, match="user_agent"):
+        WebOptions.from_dict({"user_agent": value})
+
+
+def test_rules_for_a_name_with_a_version() -> None:
+    text = "User-agent: MyBot/2.0\nDisallow: /\n\nUser-agent: *\nAllow: /"
+    assert not parse_robots(text, "mybot/1.0 (+https://x.org)").allows("https://x.org/a")
 
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:

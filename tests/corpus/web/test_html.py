@@ -68,6 +68,9 @@ def test_hostile_pages_are_read_in_time(name: str) -> None:
 def test_a_tag_of_a_hundred_thousand_attributes_is_refused_and_a_large_picture_is_not() -> None:
     with pytest.raises(HostilePageError, match="attributes"):
         extract_html("<div " + " ".join(f"a{number}" for number in range(100_000)) + ">text</div>")
+    for value in ("='>'", '=">"', "= '<b>'"):
+        with pytest.raises(HostilePageError, match="attributes"):
+            extract_html("<div " + " ".join(f"a{number}{value}" for number in range(20_000)) + ">text</div>")
     picture = "<img src='data:image/svg;" + "a b=/" * 100_000 + "'>"
     assert extract_html(f"{picture}<p>text</p>", main_content=False)[0] == "text"
 

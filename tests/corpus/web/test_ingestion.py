@@ -116,3 +116,16 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         list(ingestion.scrape_github_repos("https://127.0.0.1/a/b"))
     with pytest.raises(DataError, match="not allowed"):
         list(ingestion.download_common_crawl("file:///etc/hostname"))
+
+
+@pytest.mark.covers("R180")
+def test_a_list_from_the_web_cannot_make_us_read_files_of_this_machine(site: Site, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.warc.gz"
+    secret.write_bytes(_segment(1))
+    url = site.add("/warc.paths", secret.as_uri().encode())
+    ingestion = DataIngestion({"output_dir": str(tmp_path / "raw"), "allow_private": True})
+    with pytest.raises(DataError, match="not allowed"):
+        list(ingestion.download_common_crawl(url))
+    own = tmp_path / "warc.paths"
+    own.write_text(secret.as_uri(), encoding="utf-8")
+    assert len(list(ingestion.download_common_crawl(own))) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -102,6 +104,7 @@ def _bare(body: bytes) -> bytes:
         (html(1), ["Content-Encoding: gzip"]),
         (html(1), ["Content-Encoding: br, identity"]),
         (_chunks(html(1))[:-5], ["Transfer-Encoding: chunked"]),
+        (gzip.compress(html(1)[:90]) + gzip.compress(html(1)[90:]), ["Content-Encoding: gzip"]),
     ],
 )
 def test_bodies_are_read_whatever_the_crawler_did_to_them(body: bytes, headers: list[str]) -> None:
@@ -121,6 +124,36 @@ def test_what_is_no_http_is_no_error(raw: bytes) -> None:
 def test_chunks_that_never_end() -> None:
     assert dechunk(b"5\r\nhello\r\nzz\r\nrest") == b"hello"
     assert dechunk(b"ffffffffffff\r\nx") == b"ffffffffffff\r\nx"
+
+
+def test_a_block_of_line_ends_costs_no_memory() -> None:
+    raw = b"HTTP/1.1 200 OK\r" + b"ab\r" * 5_000_000
+    tracemalloc.start()
+    parse_response(raw, 100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * len(raw)
+
+
+def test_a_header_with_an_odd_sign_is_one_header() -> None:
+    response = parse_response(
+        b"HTTP/1.1 200 OK\r\nX: a\x85Content-Type: text/css\r\nContent-Type: text/html\r\n\r\n", 9
+    )
+    assert response.headers == {"x": "a\x85Content-Type: text/css", "content-type": "text/html"}
+
+
+def test_a_page_that_says_it_is_packed_a_million_times_takes_no_time() -> None:
+    begun = time.process_time()
+    response = parse_response(answer(html(1), "Content-Encoding: " + "deflate," * 30_000), 1 << 20)
+    assert response.problem == "damaged"
+    assert time.process_time() - begun < 0.05
+
+
+def test_a_page_of_ten_thousand_gzip_members_is_read_in_time() -> None:
+    begun = time.process_time()
+    body = gzip.compress(b"") * 100_000
+    assert parse_response(answer(body, "Content-Encoding: gzip"), 1 << 20).body == b""
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
@@ -189,6 +222,41 @@ def test_a_plain_archive_that_ends_early_is_counted_once(tmp_path: Path, cut: in
     losses = Losses()
     assert len(read(path, losses)) == 1
     assert losses.counts == {"truncated": 1}
+
+
+@pytest.mark.parametrize("suffix", [".warc", ".warc.gz"])
+@pytest.mark.parametrize("kind", ["request", "response"])
+@pytest.mark.parametrize("length", ["100000", "18446744073709551615"])
+@pytest.mark.covers("R171")
+def test_a_record_that_says_it_is_too_long_costs_itself(tmp_path: Path, suffix: str, kind: str, length: str) -> None:
+    records = [record(number, answer(html(number)), kind=kind if number == 1 else "response") for number in range(4)]
+    head, _, block = records[1].partition(b"\r\nContent-Length: ")
+    records[1] = b"%b\r\nContent-Length: %b%b" % (head, length.encode(), block[block.index(b"\r\n") :])
+    losses = Losses()
+    documents = read(write(tmp_path / f"a{suffix}", records), losses)
+    assert [document.metadata["title"] for document in documents] == ["Page 0", "Page 2", "Page 3"]
+    assert losses.counts in ({"truncated": 1}, {"too_large": 1})
+
+
+def test_an_empty_member_ends_no_archive(tmp_path: Path) -> None:
+    path, members = _archive(tmp_path)
+    empty = gzip.compress(b"")
+    path.write_bytes(empty + b"".join(members[:3]) + empty + b"".join(members[3:]) + empty)
+    losses = Losses()
+    assert [document.metadata["title"] for document in read(path, losses)] == [f"Page {n}" for n in range(6)]
+    assert losses.counts == {}
+
+
+def test_an_archive_whose_name_hides_that_it_is_compressed(tmp_path: Path) -> None:
+    _, members = _archive(tmp_path)
+    path = tmp_path / "a.warc"
+    path.write_bytes(b"".join(members))
+    losses = Losses()
+    assert len(read(path, losses)) == 6
+    assert losses.counts == {}
+    path.write_bytes(b"".join([members[0], members[1][:100] + b"\xff" * 40 + members[1][140:], *members[2:]]))
+    assert len(read(path, losses)) == 5
+    assert losses.counts == {"damaged": 1}
 
 
 def test_archives_damaged_anywhere_are_read_without_an_error(tmp_path: Path) -> None:

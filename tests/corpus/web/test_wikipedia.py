@@ -186,6 +186,65 @@ def test_parts_together_are_the_whole_wherever_streams_end(tmp_path: Path, cuts:
     assert [parts[0].start, parts[-1].stop] == [0, path.stat().st_size]
 
 
+@pytest.mark.covers("R172")
+def test_a_page_whose_end_is_lost_at_the_border_of_parts_doubles_no_other(tmp_path: Path) -> None:
+    pages = [page(number, f"Text {number}") for number in range(6)]
+    pages[1], pages[2] = pages[1].replace("</page>", ""), pages[2].replace("</page>", "")
+    path = tmp_path / "m.xml.bz2"
+    path.write_bytes(b"".join(bz2.compress(one.encode()) for one in [HEAD, *pages, END]))
+    assert KIND_WIKIPEDIA.cut is not None
+    whole, together = Losses(), Losses()
+
+    documents = read(path, whole)
+    parts = [
+        document
+        for part in KIND_WIKIPEDIA.cut(path, 1)
+        for document in KIND_WIKIPEDIA.read(path, ReadRequest(options=WikipediaOptions(), part=part), together)
+    ]
+
+    assert [document.id for document in documents] == ["0", "3", "4", "5"]
+    assert parts == documents
+    assert together.counts == whole.counts == {"invalid_xml": 2}
+
+
+@pytest.mark.parametrize("space", ["²", "--5", "9" * 5000])
+def test_an_odd_namespace_costs_one_page(tmp_path: Path, space: str) -> None:
+    losses = Losses()
+    odd = page(1, "eins").replace("<ns>0", f"<ns>{space}")
+    documents = read(dump(tmp_path, odd, page(2, "zwei")), losses)
+    assert [document.id for document in documents] == ["2"]
+    assert losses.counts == {"invalid_xml": 1}
+
+
+def test_an_odd_name_of_a_namespace_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "x.xml"
+    path.write_text(HEAD.replace('key="6"', f'key="{"9" * 5000}"') + page(1, "eins") + END, encoding="utf-8")
+    assert len(read(path)) == 1
+
+
+def test_a_doubtful_link_makes_no_list_of_an_article(tmp_path: Path) -> None:
+    path = dump(
+        tmp_path, page(1, "[[Mercury]]{{Disambiguation needed|date=May 2020}} is near."), page(2, "{{Disambig}}")
+    )
+    losses = Losses()
+    assert [document.text for document in read(path, losses)] == ["Seite 1\n\nMercury is near."]
+    assert losses.counts == {"disambiguation": 1}
+
+
+def test_a_file_that_is_no_dump_is_said(tmp_path: Path) -> None:
+    for name, data, expected in (
+        ("a.xml", b"INSERT INTO page VALUES" * 99, {"not_a_dump": 1}),
+        ("b.xml.bz2", bz2.compress(b"<html></html>"), {"not_a_dump": 1}),
+        ("c.xml", (HEAD + END).encode(), {}),
+        ("d.xml.bz2", b"nonsense", {"damaged": 1}),
+    ):
+        losses = Losses()
+        path = tmp_path / name
+        path.write_bytes(data)
+        assert read(path, losses) == []
+        assert losses.counts == expected
+
+
 def test_a_multistream_dump_is_cut_into_parts_of_the_wanted_size(tmp_path: Path) -> None:
     streams = [bz2.compress(page(number, f"Text {number} " * 50).encode()) for number in range(50)]
     path = tmp_path / "multi.xml.bz2"

@@ -10,6 +10,7 @@ the environment are not used: behind one, nobody could say which address is aske
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
@@ -24,6 +25,11 @@ from llm_trainer.common.errors import DataError
 USER_AGENT = "llm-trainer-data (reads pages for training text; obeys robots.txt)"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All of IPv6 that has been given to the internet, and the stretch of it that is for examples
+# (https://www.iana.org/assignments/ipv6-unicast-address-assignments, RFC 9637). fec0::/10, the private addresses of
+# 1998, passes for public with ``ipaddress``.
+_IPV6_INTERNET = ipaddress.ip_network("2000::/3")
+_IPV6_EXAMPLES = ipaddress.ip_network("3fff::/20")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -50,6 +56,8 @@ def is_public(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
         if inner is not None:
             return is_public(inner)
+        if address not in _IPV6_INTERNET or address in _IPV6_EXAMPLES:
+            return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
@@ -86,14 +94,17 @@ def check_address(url: str, *, allow_private: bool = False) -> list[str]:
 
 
 def split_url(url: str) -> tuple[str, str, int, str]:
-    """``(scheme, host, port, path with query)`` of an http or https URL.
+    """``(scheme, host, port, path with query)`` of an http or https URL; the host in the letters of DNS (IDNA).
 
     Raises:
         RefusedAddressError: it is none, has no host, or holds a name and password.
     """
+    if "@" in url.partition("//")[2].partition("/")[0]:
+        raise RefusedAddressError("a URL must not hold a name and password; they would end up in reports")
     try:
         parts = urllib.parse.urlsplit(url.strip())
         host, port = parts.hostname, parts.port
+        host = host if host is None or host.isascii() else host.encode("idna").decode("ascii")
     except ValueError as error:
         raise RefusedAddressError(f"{url!r} is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"} or not host:
@@ -122,12 +133,14 @@ class Response:
     _connection: http.client.HTTPConnection
 
     def read(self, count: int) -> bytes:
-        """Up to ``count`` bytes; ``b""`` at the end.
+        """Up to ``count`` bytes, as soon as there are some; ``b""`` at the end.
+
+        It does not wait until there are ``count``: what has come would be lost when the connection breaks.
 
         Raises:
             OSError, http.client.HTTPException: the connection broke.
         """
-        return self._stream.read(count)
+        return self._stream.read1(count)
 
     def __enter__(self) -> Response:
         return self
@@ -167,8 +180,18 @@ def open_url(
         if response.status not in _REDIRECTS or not target:
             return response
         with response:
-            url = urllib.parse.urljoin(response.url, target)
+            url = _join(response.url, target)
     raise UnreachableError(f"{first} leads from one address to the next without end")
+
+
+def _join(url: str, target: str) -> str:
+    """Where a redirect leads. Headers are read as Latin-1, but servers write UTF-8."""
+    with contextlib.suppress(UnicodeError):  # else it is Latin-1
+        target = target.encode("latin-1").decode("utf-8")
+    try:
+        return urllib.parse.urljoin(url, target)
+    except ValueError as error:
+        raise RefusedAddressError(f"{url} leads to {target[:200]!r}, which is not a URL: {error}") from None
 
 
 def _ask(url: str, headers: dict[str, str], allow_private: bool, timeout: float) -> Response:

@@ -6,6 +6,8 @@ are counted and left out all the same, because an archive that has one is not wh
 
 from __future__ import annotations
 
+import bz2
+import copy
 import stat
 import tarfile
 import zipfile
@@ -21,6 +23,12 @@ from llm_trainer.corpus.losses import Losses
 from llm_trainer.corpus.sources.files_stream import StreamLimits, read_blocks
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
+
+
+_BROKEN_STREAM = ("unreadable", "damaged", "decompression_bomb")
+# LZMA gives up to 7000 bytes for one: 28 MB a step.
+_ZIP_STEP = 4 << 10
+_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 
 
 class ArchiveLimits(StreamLimits):
@@ -56,7 +64,12 @@ def read_members(
     """
     limits = limits or ArchiveLimits()
     try:
-        is_zip = zipfile.is_zipfile(path)
+        with path.open("rb") as file:
+            head = file.read(512)
+        # A tar whose last member is a zip ends like one, so a zip with something in front has to be no tar.
+        is_zip = head.startswith(_ZIP_MAGIC) or (
+            path.name.lower().endswith(".zip") and not is_tar(head) and zipfile.is_zipfile(path)
+        )
     except OSError as error:
         losses.add("unreadable", str(path), error.strerror or str(error))
         return
@@ -118,11 +131,27 @@ def _zip_data(
         losses.add("too_large", where, human_bytes(info.file_size))
         return None
     try:
-        # No more than the size in the directory, which was checked, is ever decompressed; a lie fails the checksum.
-        return archive.read(info)
+        if info.compress_type == zipfile.ZIP_BZIP2:
+            return _bzip2_data(archive, info)
+        # In steps: one read of a member whose directory lies about its size would decompress all of it first.
+        with archive.open(info) as member:
+            return b"".join(iter(lambda: member.read(_ZIP_STEP), b""))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         losses.add("damaged", where, str(error))
         return None
+
+
+def _bzip2_data(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member in bzip2, of which 300 bytes can be 200 MB and which ``zipfile`` decompresses without a limit."""
+    stored = copy.copy(info)
+    stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
+    stored.CRC = cast(int, None)  # bzip2 has checksums of its own
+    with archive.open(stored) as member:
+        compressed = member.read()
+    data = bz2.BZ2Decompressor().decompress(compressed, info.file_size + 1)
+    if len(data) != info.file_size:
+        raise zipfile.BadZipFile("its size is not the one in the directory")
+    return data
 
 
 class _Blocks:
@@ -146,8 +175,8 @@ def tar_members(
     blocks: Iterator[bytes], path: Path | str, losses: Losses, limits: ArchiveLimits, wanted: Callable[[str], bool]
 ) -> Iterator[Member]:
     """The files of a tar stream that is decompressed already; ``path`` is its name in the losses."""
+    decompression = [losses.counts.get(reason, 0) for reason in _BROKEN_STREAM]
     stream = _Blocks(blocks)
-    before = losses.total
     try:
         with TarFile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
             for number, info in enumerate(archive):
@@ -174,7 +203,7 @@ def tar_members(
                         raise tarfile.ReadError("it ends inside a member")
                     yield Member(name, data)
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        if losses.total == before:  # the decompressor has not said it already
+        if decompression == [losses.counts.get(reason, 0) for reason in _BROKEN_STREAM]:  # not said there already
             losses.add("damaged", str(path), str(error))
 
 

@@ -24,9 +24,9 @@ from llm_trainer.corpus.sources.kinds import Kind, ReadRequest
 _GAP = r"[ \t]{0,20}"
 _NAME = rf"{_GAP}(?:(?:this|the)[ \t]+)?(?:the[ \t]+)?project[ \t]+gutenberg"
 _START = re.compile(
-    rf"^{_GAP}\*{{2,}}{_GAP}start[ \t]+of{_NAME}.*?\*{{2,}}[ \t]*$"
+    rf"^{_GAP}\*{{2,}}{_GAP}start[ \t]+of{_NAME}(?:(?!\n[ \t]*\n).){{0,400}}?\*{{2,}}[ \t]*$"
     rf"|^{_GAP}\*{{2,}}{_GAP}start[ \t]+of{_NAME}[^\n]*$"
-    r"|^\*END\*?[ \t]{0,20}THE SMALL PRINT.*?\*END\*[ \t]*$|^\*END[ *]+THE SMALL PRINT![^\n]*$"
+    r"|^\*END\*?[ \t]{0,20}THE SMALL PRINT(?:(?!\n[ \t]*\n).){0,400}?\*END\*[ \t]*$|^\*END[ *]+THE SMALL PRINT![^\n]*$"
     r"|^\*\*\*[ \t]{0,20}START\*{0,3}[ \t]{0,20}OF[ \t]+THE[ \t]+PROJECT[^\n]*$",
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
@@ -40,6 +40,7 @@ _END = re.compile(
 _CREDIT = re.compile(
     r"^(?:e-?text\s+|this\s+e-?(?:text|book)\s+(?:was\s+)?)?(?:produced|prepared|transcribed|scanned|digitized|created)\s+"
     r"(?:and\s+\w+\s+)?(?:by|from)\b|^(?:updated\s+editions|note:\s+(?:project\s+gutenberg|images\s+of))|"
+    r"^an\s+anonymous\s+(?:project\s+gutenberg\s+)?volunteers?\b|"
     r"^\s*(?:html\s+version\s+by|this\s+file\s+was\s+produced\s+from|distributed\s+proofread)",
     re.IGNORECASE,
 )
@@ -105,7 +106,7 @@ def clean_book(text: str, options: BookOptions | None = None) -> str:
         text = strip_gutenberg(text)
     if options.ocr == "on" or (options.ocr == "auto" and "\f" in text):
         return clean_pages(text.split("\f"), reflow=options.reflow)
-    return (reflow_lines(join_hyphens(text)) if options.reflow else text).strip()
+    return (reflow_lines(join_hyphens(text, typed=True)) if options.reflow else text).strip()
 
 
 def strip_gutenberg(text: str) -> str:

@@ -129,7 +129,7 @@ def html_text(html: str, *, fences: bool = True) -> str:
     """
     parser = _TextParser()
     parser.feed(html)
-    text = "".join(parser.parts)
+    text = "".join(parser.parts).replace("\r\n", "\n").replace("\r", "\n")
     text = re.sub("[ \u00a0]*\ue001[ ]*", "\ue001", text)
     text = re.sub("\ue001{3,}", "\ue001\ue001", text)
     text = re.sub("(\ue001|\\A)(#{1,6}) +(?:\ue001+|\\Z)", r"\1", text)  # a heading that was a picture

@@ -14,7 +14,8 @@ _PAGE_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _NUMBERED_EDGE = re.compile(r"^\s*\d{1,4}\s+|\s+\d{1,4}\s*$")
-_HYPHEN = re.compile(r"(\w{2,})[-‐\u00ad¬]\n[ \t]*(\w+)")
+# The word's second half, what stands at it (a comma, a bracket), and the indentation of the line that loses them.
+_HYPHEN = re.compile(r"(\w{2,})([-‐\u00ad¬])\n([ \t]*)(\w+)(\S*)[ \t]*")
 _SOFT_HYPHEN = re.compile("\u00ad")
 _WORD = re.compile(r"\w+(?:[-‐]\w+)*")
 _SENTENCE_END = re.compile(r"[.!?:;…][\"'”’»)\]]*$")
@@ -83,26 +84,32 @@ def _join_pages(pages: Sequence[str]) -> list[str]:
     return joined
 
 
-def join_hyphens(text: str) -> str:
+def join_hyphens(text: str, *, typed: bool = False) -> str:
     """Join words that a hyphen at a line end cuts.
 
     ``exam-\\nple`` becomes ``example``. The hyphen stays where the text writes the word with it elsewhere
     (``well-\\nknown`` beside ``well-known``), or where the second half begins with a capital or a digit.
+
+    Args:
+        text: the text.
+        typed: whether people typed the text, as Project Gutenberg's volunteers do. They break lines only at hyphens
+            that belong to the word, so the hyphen stays unless the text has the word without it.
     """
     if "-\n" not in text and "\u00ad" not in text and "‐\n" not in text and "¬\n" not in text:
         return text
     words = Counter(match[0].lower() for match in _WORD.finditer(text))
 
     def join(match: re.Match[str]) -> str:
-        first, second = match[1], match[2]
+        first, mark, indentation, second, rest = match.groups()
         hyphenated = f"{first}-{second}"
         whole = words[(first + second).lower()]
-        if not second[0].islower() or words[hyphenated.lower()] > whole:
-            return hyphenated + "\n"
-        return first + second + "\n"
+        meant = words[hyphenated.lower()] > whole or (typed and not whole and mark in "-‐")
+        if not second[0].islower() or meant:
+            return f"{hyphenated}{rest}\n{indentation}"
+        return f"{first}{second}{rest}\n{indentation}"
 
     text = re.sub(r"\n\n ?(?=\n)", "\n", _HYPHEN.sub(join, text))
-    return _SOFT_HYPHEN.sub("", re.sub(r"(?<=\w)\n[ \t]+(?=[a-z])", "\n", text))
+    return _SOFT_HYPHEN.sub("", text)
 
 
 def reflow_lines(text: str) -> str:

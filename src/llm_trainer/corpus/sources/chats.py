@@ -35,7 +35,8 @@ class ChatOptions(StreamLimits):
 def read_chats(path: Path, request: ReadRequest, losses: Losses) -> Iterator[Document]:
     """One document a conversation, from JSON, JSON Lines, Parquet or a plain transcript, each record in any known form.
 
-    Counted are ``not_a_conversation``, ``few_turns`` and ``no_answer``.
+    Counted are ``not_a_conversation`` and ``few_turns``, and of messages one by one ``deleted``, ``no_message_id``,
+    ``same_message_id``, ``too_many_messages`` (their trees have to be in memory) and ``orphan_message``.
     """
     options = request.options if isinstance(request.options, ChatOptions) else ChatOptions()
     form = format_name(path)[0]
@@ -53,8 +54,10 @@ def read_chats(path: Path, request: ReadRequest, losses: Losses) -> Iterator[Doc
     for number, record in values:
         where = f"{path}:{unit} {number}"
         if messages.takes(record):
-            if not messages.add(record):
-                losses.add("too_many_messages", where, "messages with parents have to be in memory together")
+            if refusal := messages.refuse(record):
+                losses.add(refusal, where)
+            else:
+                messages.add(record)
             continue
         conversations = conversations_of(record, options.paths)
         if conversations is None:

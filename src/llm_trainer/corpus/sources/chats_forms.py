@@ -61,6 +61,8 @@ def _from_listed(record: Mapping[str, Any]) -> list[Turn] | None:
     """ShareGPT's ``conversations``, OpenAI's ``messages``, UltraChat's ``data``, and the like."""
     for key in ("conversations", "conversation", "messages", "dialog", "dialogue", "turns", "items", "data"):
         if isinstance(record.get(key), list):
+            if key == "turns" and all(isinstance(turn, str) for turn in record[key]):
+                continue  # MT-bench: what a user asks one after the other, without the answers
             turns = _from_messages(record[key])
             if turns is None:
                 continue
@@ -71,9 +73,12 @@ def _from_listed(record: Mapping[str, Any]) -> list[Turn] | None:
             if isinstance(answer, Mapping) and (last := _message(answer)):
                 turns.append(last)
             return turns
-    for key in ("chosen", "prompt"):
-        if isinstance(record.get(key), list):
-            return _from_messages(record[key])
+    prompt, chosen = record.get("prompt"), record.get("chosen")
+    if isinstance(prompt, list) and isinstance(chosen, list) and chosen[: len(prompt)] != prompt:
+        return _from_messages(prompt + chosen)  # the chosen list is the answer alone
+    for listed in (chosen, prompt):
+        if isinstance(listed, list):
+            return _from_messages(listed)
     return None
 
 
@@ -101,6 +106,8 @@ def _message(message: Mapping[str, Any]) -> Turn | None:
         content = "\n".join(filter(None, map(_piece, content)))
     if content is None and message.get("tool_calls"):
         return Turn("tool_call", str(message["tool_calls"]))
+    if content is None and any(key in message for key in ("content", "value", "text")):
+        content = ""  # said nothing; the rest of the conversation is as good as before
     return Turn(_role(role), content) if isinstance(content, str) else None
 
 
@@ -154,18 +161,23 @@ class MessageForest:
             return False
         return isinstance(record.get("text"), str) and isinstance(record.get("role"), str) and _parent_key(record) != ""
 
-    def add(self, record: Any) -> bool:
-        """Take in one message; False if there are too many."""
-        if len(self._nodes) >= self._most:
-            return False
-        name = record.get("message_id") or record.get("user_message_id") or record.get("id")
-        parent = record.get(_parent_key(record))
+    def refuse(self, record: Any) -> str:
+        """Why a message cannot be taken in, as a reason for the losses; empty if it can."""
         if record.get("deleted"):
-            return True
+            return "deleted"
+        if not _name(record):
+            return "no_message_id"
+        if _name(record) in self._nodes:
+            return "same_message_id"
+        return "too_many_messages" if len(self._nodes) >= self._most else ""
+
+    def add(self, record: Any) -> None:
+        """Take in one message that :meth:`refuse` has nothing against."""
+        name = _name(record)
+        parent = record.get(_parent_key(record))
         fields = {key: record[key] for key in ("text", "role", "rank") if key in record}
-        self._nodes[str(name)] = {**fields, "replies": []}
-        self._parents[str(name)] = None if parent is None else str(parent)
-        return True
+        self._nodes[name] = {**fields, "replies": []}
+        self._parents[name] = None if parent is None else str(parent)
 
     def conversations(self, paths: str) -> Iterator[tuple[str, list[Turn]]]:
         """Every tree's paths with the name of its root."""
@@ -182,6 +194,10 @@ class MessageForest:
             for index, turns in enumerate(found):
                 yield (name if len(found) == 1 else f"{name}:{index + 1}"), turns
         self.lost = len(self._nodes) - reached
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    return str(record.get("message_id") or record.get("user_message_id") or record.get("id") or "")
 
 
 def _parent_key(record: Mapping[str, Any]) -> str:

@@ -3,7 +3,8 @@
 Bytes go to ``NAME.part``; beside it ``NAME.part.json`` says which version of the file they are of (ETag or
 Last-Modified). A download that was interrupted, by the network or by ``kill -9``, goes on behind the last block: the
 server is asked for the rest *if it is still that version* (``Range`` and ``If-Range``, RFC 9110, 13.1.5 and 14), and
-sends everything from the start if it is not. The file gets its name when its length and checksum are right.
+sends everything from the start if it is not. The file gets its name when its length and checksum are right. Of several
+processes that want the same file, one fetches it and the others wait.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 from llm_trainer.common.errors import CorruptionError, DataError
 from llm_trainer.common.files import explain_os_errors, fsync_dir, human_bytes, require_free_space, write_json
+from llm_trainer.common.leases import lease
 from llm_trainer.corpus.sources.addresses import (
     RefusedAddressError,
     Response,
@@ -45,6 +47,10 @@ _DURABLE_EVERY = 64 << 20
 _LENGTHS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT = 120.0
+_LOOK_AGAIN = 0.2  # seconds, while another process downloads the same file
+_NAME_BYTES = 150  # file systems take 255; endings are added
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG})
 
 
@@ -129,22 +135,33 @@ def download(
         target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     job = _Job(url, part, algorithm is not None, expected_bytes, allow_private, timeout, progress)
+    while True:
+        with lease(target) as mine:
+            if mine:
+                if not target.exists() or _wrong(target, algorithm, expected_bytes):
+                    _bring(job, target, algorithm, retries, backoff)
+                return target
+        time.sleep(_LOOK_AGAIN)
+
+
+def _bring(job: _Job, target: Path, algorithm: tuple[str, str] | None, retries: int, backoff: float) -> None:
+    """Download what is missing, check it, and give it its name."""
+    part, expected = job.part, job.expected
     with explain_os_errors(part):
         _fill(job, retries, backoff)
-        problem = _wrong(part, algorithm, expected_bytes)
+        problem = _wrong(part, algorithm, expected)
         if problem and job.resumed:  # the first half may be what is wrong
             job.forget()
             _fill(job, retries, backoff)
-            problem = _wrong(part, algorithm, expected_bytes)
+            problem = _wrong(part, algorithm, expected)
         if problem:
             job.forget()
-            raise CorruptionError(f"{url}: {problem}", hint="check the checksum; the file may have been replaced")
+            raise CorruptionError(f"{job.url}: {problem}", hint="check the checksum; the file may have been replaced")
         with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, target)
         job.note.unlink(missing_ok=True)
         fsync_dir(target.parent)
-    return target
 
 
 def segment_urls(
@@ -160,7 +177,7 @@ def segment_urls(
         path_or_url: the list, one file a line, plain or gzip; a path, or a URL.
         base: what relative lines are relative to; a URL ending in ``/``.
         allow_private: accept a list on a private network.
-        allow_files: accept ``file://``.
+        allow_files: accept ``file://``, for the list and in it.
 
     Raises:
         DataError: the list cannot be read, is damaged, or is larger than 256 MB.
@@ -185,7 +202,16 @@ def segment_urls(
         raise DataError(f"cannot read {text}: {error.strerror or error}") from None
     if len(data) > _LIST_BYTES:
         raise DataError(f"{text} is too large for a list of addresses (more than {human_bytes(_LIST_BYTES)})")
-    return [urllib.parse.urljoin(base, line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+    return [_listed(text, line.strip(), base, allow_files) for line in lines if line.strip() and line[0] != "#"]
+
+
+def _listed(name: str, line: str, base: str, allow_files: bool) -> str:
+    if line.lower().startswith("file:") and not allow_files:
+        raise RefusedAddressError(f"{name} names {line}: files of this machine are not allowed here")
+    try:
+        return urllib.parse.urljoin(base, line)
+    except ValueError as error:
+        raise DataError(f"{name} is not a list of addresses: {line[:200]!r}: {error}") from None
 
 
 def _read_list(url: str, allow_private: bool) -> bytes:
@@ -239,7 +265,7 @@ def _attempt(job: _Job) -> None:
     else:
         start = 0
     with open_url(job.url, headers=headers, allow_private=job.allow_private, timeout=job.timeout) as response:
-        total = _accept(job, response, start)
+        total = _accept(job, response, start, note)
         if total is not None and total == start and response.status != 200:
             return
         start = start if response.status == 206 else 0
@@ -247,7 +273,7 @@ def _attempt(job: _Job) -> None:
         _receive(job, response, start, total)
 
 
-def _accept(job: _Job, response: Response, start: int) -> int | None:
+def _accept(job: _Job, response: Response, start: int, note: dict[str, Any]) -> int | None:
     """Whether the answer is what was asked for; returns the length of the whole file, if known.
 
     Raises:
@@ -256,23 +282,27 @@ def _accept(job: _Job, response: Response, start: int) -> int | None:
     """
     status = response.status
     if status == 206:
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("content-range", ""))
+        found = _RANGE.fullmatch(response.headers.get("content-range", ""))
         if found is None or int(found[1]) != start:
             job.forget()
             raise _RetryError("the server sent another part than it was asked for")
-        return None if found[3] == "*" else int(found[3])
+        total = int(found[2]) + 1 if found[3] == "*" else int(found[3])
+        # Some servers know ranges and have never heard of If-Range.
+        known, etag = note.get("validator"), response.headers.get("etag")
+        if note.get("total") not in (None, total) or (etag and str(known).startswith('"') and etag != known):
+            job.forget()
+            raise _RetryError("the file there has been replaced")
+        return total
     if status == 200:
-        length = response.headers.get("content-length", "")
-        return int(length) if length.isdigit() else None
+        return _number(response.headers.get("content-length", ""))
     if status == 416:
-        whole = response.headers.get("content-range", "").rpartition("/")[2]
-        if whole.isdigit() and int(whole) == start:
+        if _number(response.headers.get("content-range", "").rpartition("/")[2]) == start:
             return start
         job.forget()
         raise _RetryError("the file there has become shorter")
     if status in _TEMPORARY:
         after = response.headers.get("retry-after", "")
-        raise _RetryError(f"status {status}", float(after) if after.isdigit() else None)
+        raise _RetryError(f"status {status}", _number(after))
     raise DataError(f"{job.url} answers with status {status} ({http.client.responses.get(status, 'unknown')})")
 
 
@@ -303,10 +333,18 @@ def _receive(job: _Job, response: Response, start: int, total: int | None) -> No
                 durable = there
             if job.expected is not None and there > job.expected:
                 raise CorruptionError(f"{job.url} sends more than {job.expected} bytes")
+            if total is not None and there > total:
+                job.forget()
+                raise _RetryError(f"the server sends more than the {total} bytes it announced")
             if job.progress:
                 job.progress(there, total)
         if total is not None and there < total:
             raise _RetryError(f"the connection ended after {there} of {total} bytes")
+
+
+def _number(text: str) -> int | None:
+    """A number out of a header, where it is one."""
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def _read_note(job: _Job) -> dict[str, Any]:
@@ -366,4 +404,4 @@ def _name_of(url: str) -> str:
     """The last part of the URL as a name that cannot leave its folder."""
     last = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rstrip("/").rpartition("/")[2])
     name = re.sub(r"[^\w.+-]", "_", last).lstrip(".")
-    return name[-150:] or "index.html"
+    return name.encode("utf-8")[-_NAME_BYTES:].decode("utf-8", "ignore") or "index.html"

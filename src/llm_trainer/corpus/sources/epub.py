@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import posixpath
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +20,9 @@ from llm_trainer.corpus.sources.kinds import Kind, ReadRequest
 
 _PAGES = (".xhtml", ".html", ".htm", ".xml", ".opf", ".ncx")
 _OBFUSCATION = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
+
+
+_ENCODING = re.compile(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
 
 
 class EpubOptions(ArchiveLimits):
@@ -53,7 +58,7 @@ def read_epub(path: Path, request: ReadRequest, losses: Losses) -> Iterator[Docu
         if name not in files:
             losses.add("missing_page", f"{path}:{name}", "the reading order names it, the archive has it not")
             continue
-        text = html_text(files[name].decode("utf-8", "replace"))
+        text = html_text(_decode_page(files[name]))
         length += len(text)
         if text:
             pages.append(text)
@@ -65,6 +70,20 @@ def read_epub(path: Path, request: ReadRequest, losses: Losses) -> Iterator[Docu
         losses.add("too_large", str(path), f"{length:,} characters")
     else:
         yield Document(text, "", "", package.metadata)
+
+
+def _decode_page(data: bytes) -> str:
+    """A page by its byte order mark or XML declaration: UTF-8 or UTF-16 by the standard, Latin-1 in old books."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    declared = _ENCODING.match(data[:200])
+    for name in ("utf-8", declared[1].decode("ascii") if declared else "cp1252"):
+        try:
+            return data.decode(name)
+        except (UnicodeError, LookupError):
+            continue
+    return data.decode("utf-8", "replace")
 
 
 def _is_wanted(name: str) -> bool:

@@ -3,7 +3,8 @@
 A crawl archive (``warc``) or a dump (``wikipedia``) holds the same pages, costs nobody's server anything and stays
 what it is. What is fetched here is kept: every answer, also "not found" and "robots.txt says no", becomes a file in a
 folder beside the list (``LIST.pages``), named by the hash of the address, and a second run reads those files and asks
-no one. Only pages whose server did not answer are tried again. To fetch anew, delete the folder.
+no one. Only pages whose server did not answer are tried again, and those that the settings refused (a private address,
+a page too large), when the settings change. To fetch anew, delete the folder.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from llm_trainer.corpus.sources.warc import domain_of
 from llm_trainer.corpus.sources.warc_http import decode_body
 
 _HTML = frozenset({"", "text/html", "application/xhtml+xml"})
+_SLOWEST = 20
+"""A page may take so many times the timeout; a server that sends a byte now and then would keep us for years."""
+
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -52,6 +56,13 @@ class WebOptions(HtmlOptions):
 
     pages: str | None = None
     """Folder of the pages that were fetched; beside the list when left out."""
+
+    def contradictions(self) -> Iterable[str]:
+        """A user agent that cannot stand in a header; times that are none."""
+        if not (self.user_agent.isascii() and self.user_agent.isprintable() and self.user_agent.strip()):
+            yield "user_agent: one line of ASCII letters and signs"
+        if not self.timeout > 0:
+            yield "timeout: more than 0 seconds"
 
 
 @dataclass
@@ -88,6 +99,7 @@ class _Fetcher:
     options: WebOptions
     folder: Path
     sites: dict[str, _Site] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)  # sites that did not answer, and what was wrong
 
     def page(self, url: str) -> _Page:
         """The page from the folder, or from the web into the folder.
@@ -98,12 +110,18 @@ class _Fetcher:
         kept = self.folder / f"{hash_bytes(url.encode('utf-8'))}.page"
         if kept.exists():
             try:
-                return _Page.from_bytes(kept.read_bytes())
+                page = _Page.from_bytes(kept.read_bytes())
+                if page.reason != "too_large" or page.detail == self._limit():
+                    return page
             except (ValueError, TypeError):
                 raise CorruptionError(f"{kept} is damaged", hint="delete it, and the page is fetched anew") from None
         page = self._fetch(url)
-        write_bytes(kept, page.to_bytes())
+        if page.reason != "refused_address":  # nobody was asked, and settings change
+            write_bytes(kept, page.to_bytes())
         return page
+
+    def _limit(self) -> str:
+        return f"more than {self.options.max_page_bytes} bytes"
 
     def _fetch(self, url: str) -> _Page:
         try:
@@ -130,13 +148,16 @@ class _Fetcher:
         if mime not in _HTML and mime != "text/plain":
             return _Page(url, "not_html", mime)
         if len(body) > self.options.max_page_bytes:
-            return _Page(url, "too_large", f"more than {self.options.max_page_bytes} bytes")
-        body, problem = decode_body(body, {"content-encoding": headers.get("content-encoding", "")}, 32 << 20)
-        return _Page(final, problem, "", content_type, headers.get("date", ""), body)
+            return _Page(url, "too_large", self._limit())
+        coding = {"content-encoding": headers.get("content-encoding", "")}
+        body, problem = decode_body(body, coding, self.options.max_page_bytes)
+        detail = self._limit() if problem == "too_large" else ""
+        return _Page(final, problem, detail, content_type, headers.get("date", ""), body)
 
     def _read(self, url: str, limit: int) -> tuple[int, str, dict[str, str], bytes]:
         agent = {"User-Agent": self.options.user_agent}
         pieces, total = [], 0
+        deadline = time.monotonic() + _SLOWEST * self.options.timeout
         try:
             with open_url(
                 url, headers=agent, allow_private=self.options.allow_private, timeout=self.options.timeout
@@ -144,6 +165,11 @@ class _Fetcher:
                 while total <= limit and (block := response.read(min(1 << 16, limit + 1 - total))):
                     pieces.append(block)
                     total += len(block)
+                    if time.monotonic() > deadline:
+                        raise UnreachableError(f"{url} comes too slowly")
+                announced = response.headers.get("content-length", "")
+                if total <= limit and announced.isdecimal() and len(announced) < 19 and total < int(announced):
+                    raise UnreachableError(f"{url} broke off after {total} of {announced} bytes")
                 return response.status, response.url, response.headers, b"".join(pieces)
         except (OSError, http.client.HTTPException) as error:
             raise UnreachableError(f"{url} broke off: {error}") from None
@@ -151,8 +177,14 @@ class _Fetcher:
     def _site(self, url: str) -> _Site:
         scheme, host, port, _ = split_url(url)
         name = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        if name in self.silent:  # each page of a dead host would wait for it again
+            raise UnreachableError(self.silent[name])
         if name not in self.sites:
-            self.sites[name] = _Site(self._robots(f"{name}/robots.txt"), time.monotonic())
+            try:
+                self.sites[name] = _Site(self._robots(f"{name}/robots.txt"), time.monotonic())
+            except UnreachableError as error:
+                self.silent[name] = error.message
+                raise
         return self.sites[name]
 
     def _robots(self, url: str) -> RobotsRules:
@@ -187,7 +219,7 @@ def read_web(path: Path, request: ReadRequest, losses: Losses) -> Iterator[Docum
         raise DataError(f"cannot read the list of addresses {path}: {error}") from None
     seen: set[str] = set()
     for number, line in enumerate(lines, start=1):
-        url = line.strip().partition("#")[0]
+        url = line.removeprefix("\ufeff").partition("#")[0].strip()
         if not url:
             continue
         place = f"{path.name}:{number}"
@@ -195,7 +227,7 @@ def read_web(path: Path, request: ReadRequest, losses: Losses) -> Iterator[Docum
             losses.add("duplicate_url", place, url)
             continue
         seen.add(url)
-        if not url.startswith(("http://", "https://")):
+        if not url.lower().startswith(("http://", "https://")):
             losses.add("not_a_url", place, url[:200])
             continue
         try:

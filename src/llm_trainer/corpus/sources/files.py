@@ -26,6 +26,7 @@ from llm_trainer.corpus.sources.files_stream import (
     Line,
     as_utf8,
     format_name,
+    is_utf8,
     lines_of_part,
     read_blocks,
     split_lines,
@@ -99,12 +100,16 @@ def read_text_lines(path: Path, request: ReadRequest, losses: Losses) -> Iterato
     """One document a line; lines of nothing but spaces are none. A line over the limit is cut."""
     bounds = (request.part.start, request.part.stop) if request.part else None
     limits = stream_limits(request)
+    if _begins_binary(path, request.encoding):
+        if not (request.part and request.part.start):  # one loss, however many parts the file is read in
+            losses.add("binary", str(path), "NUL bytes at its start")
+        return
     for line in lines_of_part(path, losses, request.max_document_chars, limits, request.encoding, bounds):
         if line.offset == 0 and _looks_binary(line.data):
             losses.add("binary", str(path), "NUL bytes at its start")
             return
         text = _decode_line(line, path, losses)
-        if text is not None and (stripped := text.strip()):
+        if text is not None and (stripped := normalise_lines(text.strip()).strip()):
             yield Document(stripped, str(line.offset))
 
 
@@ -167,6 +172,17 @@ def _join(held: list[str], lines_seen: int, broken: Losses, path: Path, losses: 
 
 def _looks_binary(data: bytes) -> bool:
     return b"\0" in data[:_BINARY_PROBE]
+
+
+def _begins_binary(path: Path, encoding: str) -> bool:
+    """Whether the first line of a file that can be read in parts looks binary; its other parts do not see it."""
+    if format_name(path)[1] or not is_utf8(encoding):
+        return False
+    try:
+        with path.open("rb") as file:
+            return _looks_binary(file.read(_BINARY_PROBE).partition(b"\n")[0])
+    except OSError:
+        return False  # reading the part says why
 
 
 def _decode_line(line: Line, path: Path, losses: Losses) -> str | None:

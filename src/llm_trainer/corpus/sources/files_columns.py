@@ -107,7 +107,7 @@ def normalise_lines(text: str) -> str:
     """``\\n`` line ends, no byte order mark."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text.removeprefix("\ufeff")
+    return text.lstrip("\ufeff")
 
 
 def metadata_of(record: Mapping[Any, Any], options: FilesOptions, text_column: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def read_parquet(path: Path, request: ReadRequest, losses: Losses) -> Iterator[D
     parquet, arrow = _pyarrow()
     try:
         file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         losses.add("damaged", str(path), str(error))
         return
     with file:
@@ -45,7 +45,7 @@ def read_parquet(path: Path, request: ReadRequest, losses: Losses) -> Iterator[D
                         document = document_of(record, str(row), f"{path}:row {row}", request, losses)
                         if document:
                             yield document
-            except (arrow.ArrowException, OSError) as error:
+            except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
                 where = f"{path}:row {first + given}"
                 losses.add("damaged", where, str(error), count=max(1, counts[group] - given))
 
@@ -55,7 +55,7 @@ def parquet_records(path: Path, losses: Losses) -> Iterator[tuple[int, Any]]:
     parquet, arrow = _pyarrow()
     try:
         file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         losses.add("damaged", str(path), str(error))
         return
     with file:
@@ -67,7 +67,7 @@ def parquet_records(path: Path, losses: Losses) -> Iterator[tuple[int, Any]]:
                     for record in batch.to_pylist():
                         yield row, record
                         row += 1
-            except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
                 losses.add("damaged", f"{path}:row {row}", str(error), count=max(1, stop - row))
             row = stop
 
@@ -77,7 +77,7 @@ def cut_parquet(path: Path, part_bytes: int) -> Sequence[Part]:
     parquet, arrow = _pyarrow()
     try:
         metadata = parquet.read_metadata(path)
-    except (arrow.ArrowException, OSError):
+    except (arrow.ArrowException, OSError, UnicodeDecodeError):
         return [Part(0, 1)]  # reading it will count the damage
     parts = []
     start = size = 0
@@ -112,7 +112,7 @@ def _columns(schema: Any, text_column: str, options: FilesOptions) -> list[str]:
 def _value(scalar: Any) -> Any:
     try:
         value = scalar.as_py()
-    except (UnicodeDecodeError, ValueError):  # a string column with bytes that are no string
+    except (ValueError, OverflowError):  # a string column with bytes that are no string, a time in the year 300000
         return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else None
     return value.isoformat() if hasattr(value, "isoformat") else value
 

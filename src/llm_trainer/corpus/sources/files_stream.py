@@ -11,6 +11,7 @@ import codecs
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,11 +171,16 @@ def as_utf8(blocks: Iterable[bytes], encoding: str, path: Path, losses: Losses) 
         return
     decoder = codecs.getincrementaldecoder(encoding)(errors="strict")
     offset = 0
-    for block in blocks:
+    for block in chain(blocks, [b""]):
+        held = len(decoder.getstate()[0])
         try:
-            text = decoder.decode(block)
+            text = decoder.decode(block, final=not block)
         except UnicodeError as error:
-            losses.add("invalid_encoding", f"{path}:byte {offset}", f"not {encoding}: {error}")
+            good = max(0, error.start - held) if isinstance(error, UnicodeDecodeError) else 0
+            if good:
+                yield decoder.decode(block[:good]).encode("utf-8", "surrogatepass")
+            detail = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
+            losses.add("invalid_encoding", f"{path}:byte {offset + good}", f"not {encoding}: {detail}")
             return
         offset += len(block)
         if text:

@@ -80,7 +80,8 @@ def read_table(path: Path, request: ReadRequest, losses: Losses, delimiter: str)
         return
     if request.text_column not in header:
         columns = ", ".join(map(repr, header[:8]))
-        losses.add("no_text_column", str(path), f"no column {request.text_column!r}; there are {columns}")
+        if not request.part or request.part.start == 0:  # one loss, however many parts the file is read in
+            losses.add("no_text_column", str(path), f"no column {request.text_column!r}; there are {columns}")
         return
     column = header.index(request.text_column)
     for offset, row in _rows(path, request, losses, delimiter):
@@ -89,7 +90,7 @@ def read_table(path: Path, request: ReadRequest, losses: Losses, delimiter: str)
         if column >= len(row):
             losses.add("short_row", f"{path}:byte {offset}", f"{len(row)} columns of {len(header)}")
             continue
-        record = dict(zip(header, row))
+        record = dict(zip(header, row)) | {request.text_column: row[column]}  # the first of several of one name
         document = document_of(record, str(offset), f"{path}:byte {offset}", request, losses)
         if document:
             yield document

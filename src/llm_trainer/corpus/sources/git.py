@@ -77,9 +77,14 @@ def read_repository(path: Path, request: ReadRequest, losses: Losses) -> Iterato
         for entry in entries:
             if entry.type == "blob" and is_licence_file(entry.path) and entry.size <= 1 << 18:
                 licences.add(entry.path, (objects.read(entry.oid) or b"").decode("utf-8", "replace"))
+        seen: set[str] = set()
         for entry in entries:
             if is_licence_file(entry.path):
                 continue
+            if entry.path in seen:  # only a tree that was made by hand has two files of one name
+                losses.add("same_name", f"{path}:{entry.path}", "another file of the commit has this name")
+                continue
+            seen.add(entry.path)
             document = _document(entry, objects, licences, options, request, path, losses)
             if document:
                 document.metadata["repository"] = path.name.removesuffix(".git")  # type: ignore[index]
@@ -101,7 +106,7 @@ def _entries(listing: bytes) -> Iterator[_Entry]:
             continue
         facts, _, name = line.partition(b"\t")
         mode, kind, oid, size = facts.decode("ascii").split()
-        yield _Entry(mode, kind, oid, int(size) if size.isdigit() else 0, name.decode("utf-8", "replace"))
+        yield _Entry(mode, kind, oid, int(size) if size.isdigit() else 0, name.decode("utf-8", "backslashreplace"))
 
 
 class _Objects:

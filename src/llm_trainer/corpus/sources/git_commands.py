@@ -27,8 +27,13 @@ _READ_ONLY = ("protocol.allow=never",)  # a partial clone would fetch what is mi
 _CLONE_SECONDS = 3600
 
 
-def git_environment(path: Path) -> dict[str, str]:
-    """The environment for git: no configuration of the machine or the person, no questions, no wandering upwards."""
+def git_environment(path: Path, protocols: tuple[str, ...] = ()) -> dict[str, str]:
+    """The environment for git: no configuration of the machine or the person, no questions, no wandering upwards.
+
+    Args:
+        path: the repository.
+        protocols: what git may use to reach other repositories; nothing, for reading.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return kept | {
         "GIT_CONFIG_NOSYSTEM": "1",
@@ -36,6 +41,10 @@ def git_environment(path: Path) -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_NO_REPLACE_OBJECTS": "1",
+        # Outranks protocol.*.allow of the repository's own configuration, which outranks a general protocol.allow: a
+        # "partial clone" from ext::COMMAND would have git run COMMAND to fetch an object that is missing.
+        "GIT_ALLOW_PROTOCOL": ":".join(protocols) or "none",
+        "GIT_NO_LAZY_FETCH": "1",
         "GIT_CEILING_DIRECTORIES": str(path.absolute().parent),
         "LC_ALL": "C",
     }
@@ -127,7 +136,7 @@ def _clone_into(url: str, folder: Path, schemes: tuple[str, ...], pins: list[str
         done = subprocess.run(
             [*command, "--", url, str(folder)],
             capture_output=True,
-            env=git_environment(folder),
+            env=git_environment(folder, schemes),
             check=False,
             timeout=timeout,
             stdin=subprocess.DEVNULL,

@@ -1,7 +1,9 @@
 """Which licence a repository is under, by phrases of the licence texts.
 
 Names are those of SPDX (https://spdx.org/licenses/). A text is recognised by what only it says, because people wrap,
-reindent and shorten licences; the first entry whose phrases are all there wins, so the narrower ones come first.
+reindent and shorten licences. Of the entries whose phrases are all there, the one that the text names first wins,
+because many licences name others further on (the GPL the Affero GPL, the Business Source License the one that it
+becomes); of several that begin with the same phrase the first of the table, so the narrower ones come first.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ _PHRASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("CC-BY-NC-4.0", ("attribution-noncommercial 4.0",)),
     ("CC-BY-SA-4.0", ("attribution-sharealike 4.0",)),
     ("CC-BY-4.0", ("attribution 4.0 international",)),
+    ("Commons-Clause", ("commons clause",)),
     ("BUSL-1.1", ("business source license",)),
     ("Elastic-2.0", ("elastic license 2.0",)),
     ("SSPL-1.0", ("server side public license",)),
@@ -68,7 +71,7 @@ _PHRASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Apache-2.0", ("www.apache.org/licenses/license-2.0",)),
 )
 _NAMES = re.compile(r"(?:^|[.-])(?:un)?licen[cs]e(?:$|[.-])|^copying(?:$|[.-])|^copyright$", re.IGNORECASE)
-_SPLIT = re.compile(r"\s+(?:OR|or)\s+|[()]")
+_TOKENS = re.compile(r"[()]|\b(?:OR|or|AND|and)\b(?=\s|\(|$)|[^\s()]+(?:\s+(?:WITH|with)\s+[^\s()]+)?")
 
 
 def is_licence_file(path: str) -> bool:
@@ -90,10 +93,10 @@ _CODE_ENDINGS = frozenset(_CODE_ENDINGS_WORDS.split())
 def detect_licence(text: str) -> str:
     """The SPDX name of a licence text; empty if it is none that is known here."""
     plain = " ".join(re.sub(r"[#*>\"'`]+", " ", text.lower()).split())
-    for name, phrases in _PHRASES:
-        if all(phrase in plain for phrase in phrases):
-            return name
-    return ""
+    found = [
+        (plain.index(phrases[0]), name) for name, phrases in _PHRASES if all(phrase in plain for phrase in phrases)
+    ]
+    return min(found, key=lambda place: place[0], default=(0, ""))[1]
 
 
 class Licences:
@@ -125,14 +128,43 @@ class Licences:
 
     @staticmethod
     def allowed(expression: str, names: Collection[str]) -> bool:
-        """Whether a licence expression leaves a choice that is in ``names``; of ``A AND B`` both have to be."""
-        return any(
-            all(_base(part) in names or part.strip() in names for part in choice.split(" AND "))
-            for choice in _SPLIT.split(expression)
-            if choice.strip()
-        )
+        """Whether a licence expression leaves a choice that is in ``names``; of ``A AND B`` both have to be.
+
+        An expression that is none (a bracket without its partner, two names side by side) allows nothing.
+        """
+        tokens = _TOKENS.findall(expression)
+        try:
+            choice = _either(tokens, names)
+        except (IndexError, RecursionError):
+            return False
+        return choice and not tokens
+
+
+def _either(tokens: list[str], names: Collection[str]) -> bool:
+    """``A OR B``, taking what it reads from the front of ``tokens``; AND binds closer."""
+    choice = _both(tokens, names)
+    while tokens and tokens[0].upper() == "OR":
+        del tokens[0]
+        choice = _both(tokens, names) or choice
+    return choice
+
+
+def _both(tokens: list[str], names: Collection[str]) -> bool:
+    choice = _one(tokens, names)
+    while tokens and tokens[0].upper() == "AND":
+        del tokens[0]
+        choice = _one(tokens, names) and choice
+    return choice
+
+
+def _one(tokens: list[str], names: Collection[str]) -> bool:
+    token = tokens.pop(0)
+    if token != "(":
+        return token in names or _base(token) in names
+    choice = _either(tokens, names)
+    return tokens.pop(0) == ")" and choice
 
 
 def _base(name: str) -> str:
     """``GPL-2.0-or-later`` and ``GPL-2.0-only`` are ``GPL-2.0`` here; exceptions (``WITH ...``) only permit more."""
-    return re.sub(r"\s+WITH\s+.*|-only$|-or-later$|\+$", "", name.strip())
+    return re.sub(r"\s+(?:WITH|with)\s+.*|-only$|-or-later$|\+$", "", name.strip())

@@ -30,6 +30,8 @@ _LONG_TAG = 20_000
 _DEEP = 600
 _DEEP_SELECTOR = ">".join("*" * _DEEP)
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+# A value that holds the end of a tag, which does not end its tag. That "=" stands before it keeps the search in step.
+_VALUE = re.compile(r"=\s*(?:\"[^\">]*>[^\"]*\"|'[^'>]*>[^']*')")
 _SEPARATOR = re.compile(r"[\s/]+")
 _TAG_START = re.compile(r"<[a-zA-Z]")
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -163,7 +165,9 @@ def page_document(
 
 
 def _refuse_hostile_tags(page: str) -> None:
-    for piece in page.split(">"):
+    if len(page) < _LONG_TAG:
+        return
+    for piece in _VALUE.sub("=", page).split(">"):
         if len(piece) < _LONG_TAG:
             continue
         start = _TAG_START.search(piece)

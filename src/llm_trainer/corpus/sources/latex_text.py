@@ -33,6 +33,7 @@ _BEGIN_DOCUMENT = re.compile(r"\\begin\s*\{document\}")
 _END_DOCUMENT = re.compile(r"\\end\s*\{document\}|\\endinput\b")
 _COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*(?:\n[ \t]*(?!\n))?")
 _PROTECTED = re.compile(
+    r"(?P<url>\\(?:url|nolinkurl|path|href)\s*\{(?![^{}\n]*#\d)(?P<address>[^{}\n]*)\})|"
     r"(?P<escape>\\[%$\\](?!\())|(?P<comment>%)|\\begin\s*\{(?P<environment>[A-Za-z]+\*?)\}|"
     r"(?P<verb>\\(?:verb|lstinline)\*?(?P<mark>[^A-Za-z\s*{]))|(?P<display>\$\$)|(?P<inline>\$)|(?P<round>\\\()|(?P<square>\\\[)"
 )
@@ -106,6 +107,13 @@ def _protect(text: str, held: list[str]) -> str:
             end = comment.end() if comment else match.end()
             pieces.append(text[position : match.start()])
             position = search = end
+            continue
+        if kind == "url" or kind == "address":  # a % in it is no comment
+            pieces.append(text[position : match.start()])
+            if not match[0].startswith("\\href"):
+                held.append(re.sub(r"\\([%#&_~])", r"\1", match["address"]))
+                pieces.append(f"{_OPEN}{len(held) - 1}{_CLOSE}")
+            position = search = match.end()
             continue
         end, display = _protected_end(text, match, missing)
         if end < 0:
@@ -294,8 +302,11 @@ class _Converter:
         start = _SPACE.match(text, self._position).end() if command.isalpha() else self._position  # type: ignore[union-attr]
         if text[start : start + 1] == "{":
             end = self._ends.get(start, -1)
-            if 0 <= end - start <= 8:
-                self._out.append(accented(command, text[start + 1 : end]))
+            letter = text[start + 1 : end] if 0 <= end - start <= 12 else ""
+            if "\\" in letter and letter.strip() not in ("\\i", "\\j"):  # an accent on an accented letter
+                letter = _Converter(letter).convert()
+            if len(letter) <= 7 and (letter.strip()[:1].isalpha() or letter.strip() in ("\\i", "\\j")):
+                self._out.append(accented(command, letter))
                 self._position = end + 1
             return
         if text[start : start + 2] in ("\\i", "\\j"):
@@ -379,6 +390,8 @@ def _finish(text: str, held: list[str]) -> str:
     text = re.sub(r"\s+", " ", text)
     # What is left of "(see \cite{a})" and "Theorem~\ref{b}, ...".
     text = re.sub(r"\(\s*(?:(?:see|cf\.?|e\.g\.,?|and|[;,&\s])\s*)*\)|\[[\s,;]*\]", "", text)
+    text = re.sub(r",(?:\s*,)+", ",", text)
+    text = re.sub(r",\s*([.;])(?=\s|$)", r"\1", text)
     text = re.sub(r" +([,.;:!?)])(?=\s|$|[\ue000-\ue002)])", r"\1", text)
     text = re.sub(f" *{_BREAK} *", _BREAK, text)
     text = re.sub(f"{_BREAK}{{3,}}", _BREAK * 2, text)

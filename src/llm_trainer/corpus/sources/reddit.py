@@ -19,7 +19,8 @@ from llm_trainer.corpus.sources.files_stream import StreamLimits
 from llm_trainer.corpus.sources.kinds import Kind, ReadRequest
 
 _GONE = frozenset({"[deleted]", "[removed]", "[deleted by user]", "[removed by reddit]", "[ removed by reddit ]"})
-_BOT = re.compile(r"(?:^|[_-])bot$|bot(?:[_-]|$)|^automoderator$|[a-z]Bot\d*$", re.IGNORECASE)
+# Abbot and Talbot are people: "bot" has to be a word of the name, by its signs or by its capital.
+_BOT = re.compile(r"(?:^|[_-])(?i:bot)\d*(?:[_-]|$)|[a-z]Bot\d*(?:[_-]|$)|^(?i:automoderator)$")
 _BOT_WORDS = ("i am a bot", "i'm a bot", "this action was performed automatically", "beep boop", "^(i am a bot")
 _DEEPEST = 200
 
@@ -157,10 +158,12 @@ def _store(
         facts = (score if isinstance(score, int) else 0, int(str(created)) if str(created).isdigit() else 0)
         if "body" in record:
             row = (str(record.get("parent_id", "")), f"t1_{number}", text, *facts)
-            database.execute("INSERT OR REPLACE INTO comments VALUES(?,?,?,?,?)", row)
+            added = database.execute("INSERT OR IGNORE INTO comments VALUES(?,?,?,?,?)", row)
         else:
             opening = (f"t3_{number}", text, str(record.get("subreddit", "")), *facts)
-            database.execute("INSERT OR REPLACE INTO submissions VALUES(?,?,?,?,?)", opening)
+            added = database.execute("INSERT OR IGNORE INTO submissions VALUES(?,?,?,?,?)", opening)
+        if not added.rowcount:
+            losses.add("same_id", where, f"a post {number} was there before")
     database.execute("COMMIT")
 
 

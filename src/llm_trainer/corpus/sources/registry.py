@@ -156,9 +156,12 @@ _OPEN = frozenset(
 
 
 def _commercial(licence: str) -> Commercial:
-    plain = licence.upper()
-    if re.search(r"\bNC\b|NON-?COMMERCIAL|RESEARCH[ -]ONLY", plain):
+    plain = _spelled(licence)
+    if re.search(r"\bNC\b|NON[ -]?COMMERCIAL|RESEARCH[ -]ONLY", plain):
         return "no"
+    if " AND " in licence:  # an SPDX expression: every part has to allow it
+        parts = {_commercial(part.strip(" ()")) for part in licence.split(" AND ")}
+        return "yes" if parts == {"yes"} else "unclear"
     names = {name.upper() for name in _OPEN}
     first = re.split(r"[\s;,(]", plain, maxsplit=1)[0]
     return (
@@ -168,8 +171,15 @@ def _commercial(licence: str) -> Commercial:
     )
 
 
+def _spelled(licence: str) -> str:
+    """Capitals, and hyphens as SPDX has them: StackExchange writes ``CC BY-SA 4.0``."""
+    return re.sub(
+        r"\bCC[ -]BY((?:[ -](?:NC|ND|SA))*)(?:[ -](?=\d))?", lambda match: match[0].replace(" ", "-"), licence.upper()
+    )
+
+
 def _needs_attribution(licence: str) -> bool:
-    plain = licence.upper()
+    plain = _spelled(licence)
     named = re.search(r"\bCC-BY|\bODC-BY|\bODBL|\bGFDL|APACHE|\bMIT\b(?!-0)|\bBSD|\bISC\b|GPL|MPL", plain)
     return named is not None
 

@@ -40,7 +40,8 @@ def parse_robots(text: str, agent: str) -> RobotsRules:
 
     Args:
         text: of robots.txt.
-        agent: the program's name, without version; groups that name it count, else those for ``*``.
+        agent: the program's name; groups that name it count, else those for ``*``. Of ``bot/1.0 (...)``, here and
+            there, the name is ``bot`` (RFC 9309, 2.2.1).
     """
     groups: dict[str, list[tuple[str, bool]]] = {}
     delays: dict[str, float] = {}
@@ -52,9 +53,10 @@ def parse_robots(text: str, agent: str) -> RobotsRules:
         if not colon:
             continue
         if key == "user-agent":
-            names = [value.lower()] if in_rules else [*names, value.lower()]
+            name = _product(value)
+            names = [name] if in_rules else [*names, name]
             in_rules = False
-            groups.setdefault(value.lower(), [])
+            groups.setdefault(name, [])
         elif key in {"allow", "disallow", "crawl-delay"}:
             in_rules = True
             for name in names:
@@ -63,9 +65,14 @@ def parse_robots(text: str, agent: str) -> RobotsRules:
                         groups[name].append((_normal(value), key == "allow"))
                 elif (delay := _seconds(value)) is not None:
                     delays[name] = delay
-    own = agent.lower()
+    own = _product(agent)
     chosen = own if own in groups else "*"
     return RobotsRules(tuple(groups.get(chosen, [])), delays.get(chosen))
+
+
+def _product(agent: str) -> str:
+    """``Bot-x/1.0 (+https://...)`` -> ``bot-x``; ``*`` and names with digits stay."""
+    return agent.lower().partition("/")[0].partition("(")[0].strip()
 
 
 def _seconds(value: str) -> float | None:

@@ -22,6 +22,7 @@ from llm_trainer.corpus.sources.files_stream import StreamLimits, read_blocks, s
 from llm_trainer.corpus.sources.kinds import Kind, ReadRequest
 
 _ATTRIBUTE = re.compile(r'([A-Za-z]+)="([^"]*)"')
+_ROW = re.compile(rb"<row\b[^<]*")  # in a value < is written &lt;
 _NUMBER = re.compile(r"-?\d+")
 _TAGS = re.compile(r"[<|]([^<>|]+)[>|]?")
 _BATCH = 500
@@ -84,10 +85,12 @@ def _fill(
             licence = row.get("ContentLicense", "")
             values = (number, _integer(row.get("AcceptedAnswerId")), score, row.get("Title", ""), body)
             tags = " ".join(_TAGS.findall(row.get("Tags", "")))
-            database.execute(
-                "INSERT OR REPLACE INTO questions VALUES(?,?,?,?,?,?,?,?)",
+            added = database.execute(
+                "INSERT OR IGNORE INTO questions VALUES(?,?,?,?,?,?,?,?)",
                 (*values, tags, licence, row.get("CreationDate", "")[:10]),
             )
+            if not added.rowcount:
+                losses.add("same_number", where, f"question {number} was there before")
         else:
             parent = _integer(row.get("ParentId"))
             database.execute("INSERT INTO answers VALUES(?,?,?,?)", (parent or 0, number, score, body))
@@ -97,25 +100,24 @@ def _fill(
 def _rows(
     path: Path, options: StackExchangeOptions, request: ReadRequest, losses: Losses
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The attributes of every ``<row .../>``: one a line in all dumps, so that one broken row costs one row."""
+    """The attributes of every ``<row .../>``: one a line in all dumps, so that one broken row costs one
+    row; other programs write them all on one."""
     for line in split_lines(read_blocks(path, losses, options), 4 * request.max_document_chars):
         where = f"{path}:byte {line.offset}"
         if not (line.first and line.last):
             if line.first:
                 losses.add("too_large", where)
             continue
-        data = line.data.strip()
-        if not data.startswith(b"<row"):
-            continue
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            losses.add("invalid_encoding", where, error.reason)
-            continue
-        if not text.endswith(("/>", "</row>")):
-            losses.add("invalid_xml", where, "the row does not end")
-            continue
-        yield where, {name: unescape(value) for name, value in _ATTRIBUTE.findall(text)}
+        for found in _ROW.finditer(line.data):
+            try:
+                text = found[0].decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                losses.add("invalid_encoding", where, error.reason)
+                continue
+            if not text.endswith(">"):
+                losses.add("invalid_xml", where, "the row does not end")
+                continue
+            yield where, {name: unescape(value) for name, value in _ATTRIBUTE.findall(text)}
 
 
 def _questions(
@@ -127,7 +129,8 @@ def _questions(
         number, accepted, score, title, body, tags, licence, date = row
         where = f"{path}:question {number}"
         if score < options.min_question_score:
-            losses.add("low_score", where, f"score {score}")
+            lost = database.execute("SELECT COUNT(*) FROM answers WHERE parent = ?", (number,)).fetchone()[0]
+            losses.add("low_score", where, f"score {score}, with its answers", count=1 + lost)
             continue
         answers = _answers(database, number, accepted, where, options, losses)
         if not answers and not options.unanswered:

@@ -20,8 +20,12 @@ from llm_trainer.corpus.document import Document
 from llm_trainer.corpus.losses import Losses
 from llm_trainer.corpus.sources.html import HtmlOptions, charset_of, page_document
 from llm_trainer.corpus.sources.kinds import Kind, ReadRequest
-from llm_trainer.corpus.sources.warc_damage import next_record, open_end
+from llm_trainer.corpus.sources.warc_damage import is_gzip, next_record, open_end
 from llm_trainer.corpus.sources.warc_http import parse_response
+
+_SKIP = 1 << 20
+_MOST_LIES = 100
+"""Records whose length reaches beyond the end of the file, before the file is given up: each costs reading to there."""
 
 _HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/vnd.wap.xhtml+xml"})
 
@@ -107,7 +111,7 @@ def _records(path: Path, wanted: str, max_bytes: int, losses: Losses) -> Iterato
             if held:
                 yield held
             held = found
-        opened = open_end(file, path.name, max(archive.last, 0)) if archive.whole else None
+        opened = open_end(file, max(archive.last, 0)) if archive.whole else None
         if held and (opened is None or opened > archive.last or held.offset < archive.last):
             yield held
         if opened is None or opened > archive.last:
@@ -147,6 +151,7 @@ class _Archive:
     _inside: bool = False  # whether damage now is damage of the newest record itself
     _behind: int = 0  # damage begins at least so many bytes behind the start of the newest record
     _uncounted: tuple[str, str] | None = None  # the newest record, if it is of another type
+    _lies: int = 0  # records that said they were longer than the rest of the file
 
     def count(self) -> None:
         """Count the newest record if it is of another type."""
@@ -156,19 +161,37 @@ class _Archive:
 
     def records(self) -> Iterator[_Found]:
         """All records of the wanted type; behind damage, from the next record that can be found."""
-        start: int | None = 0
-        while start is not None:
+        begin: int | None = 0
+        while begin is not None:
+            start = begin
             try:
                 yield from self._records_from(start)
-                return
+                begin = self._behind_end(start)
             except OSError as error:
                 self.count()
                 if self._read or start == 0:  # else nothing was read since: the same damage goes on
                     where = f"in the record at {self.last}" if self._inside else f"behind {max(self.last, start)}"
                     self.losses.add("damaged", f"{self.name}:{where}", str(error))
                 behind = self._behind if self._read and not self._inside else 0
-                start = next_record(self.file, self.name, max(self.last, start) + max(behind, 1))
-                self.whole = start is not None
+                begin = next_record(self.file, max(self.last, start) + max(behind, 1))
+                self.whole = begin is not None
+
+    def _behind_end(self, start: int) -> int | None:
+        """Where to go on when the reader has come to an end: it does so, too, at an empty member of a gzip file, and
+        when a record says that it is longer than all that follows, which may be other records."""
+        behind = None
+        if not self.whole:
+            self._lies += 1
+            behind = next_record(self.file, max(self.last, start) + 1)
+            if behind is not None and self._lies > _MOST_LIES:
+                self.losses.add("damaged", f"{self.name}:behind {behind}", "too many records of a wrong length")
+                return None
+        elif is_gzip(self.file):
+            behind = next_record(self.file, max(self.last, start) + 1)
+        if behind is not None:
+            self.count()
+            self.whole = True
+        return behind
 
     def _records_from(self, start: int) -> Iterator[_Found]:
         warc = require("fastwarc.warc", extra="data", purpose="reading crawl archives")
@@ -186,8 +209,12 @@ class _Archive:
             place = f"{self.name}:offset {identifier}"
             if str(record.record_type) != self.wanted:
                 self._uncounted = (f"record_{record.record_type}", place)
+                self.whole = _skip(record.reader) >= declared
+                if not self.whole:
+                    self._uncounted = ("truncated", place)
             elif declared > self.max_bytes:
                 self.losses.add("too_large", place, f"a record of {declared} bytes")
+                self.whole = _skip(record.reader) >= declared
             else:
                 self._inside = True
                 block = record.reader.read()
@@ -197,6 +224,14 @@ class _Archive:
                     yield _Found(self.last, identifier, record.headers, block)
                 else:
                     self.losses.add("truncated", place, f"{len(block)} of {declared} bytes")
+
+
+def _skip(reader: Any) -> int:
+    """Read over a record; returns the bytes that were there."""
+    total = 0
+    while block := reader.read(_SKIP):
+        total += len(block)
+    return total
 
 
 def _is_html(mime: str, body: bytes) -> bool:

@@ -16,12 +16,18 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"\nContent-Length:\s*(\d{1,18})\s*$", re.IGNORECASE | re.MULTILINE)
 
 
-def next_record(file: BinaryIO, name: str, offset: int) -> int | None:
+def is_gzip(file: BinaryIO) -> bool:
+    """Whether an archive is compressed, by its first bytes: names are wrong now and then, and the reader looks too."""
+    file.seek(0)
+    return file.read(len(_MEMBER)) == _MEMBER
+
+
+def next_record(file: BinaryIO, offset: int) -> int | None:
     """The offset of the next record at or behind ``offset``, or None.
 
-    In a .gz file that is the next compressed member that begins with a record; in a plain one the next line that does.
+    In a gzip file that is the next compressed member that begins with a record; in a plain one the next line that does.
     """
-    compressed = name.lower().endswith(".gz")
+    compressed = is_gzip(file)
     position = max(offset - (0 if compressed else 1), 0)
     file.seek(position)
     window = b""
@@ -41,20 +47,20 @@ def next_record(file: BinaryIO, name: str, offset: int) -> int | None:
     return None
 
 
-def open_end(file: BinaryIO, name: str, offset: int) -> int | None:
+def open_end(file: BinaryIO, offset: int) -> int | None:
     """Whether an archive ends inside a record, as a broken download does.
 
     Args:
         file: the archive.
-        name: of the file.
         offset: of the last record that was found; only it and what follows is looked at.
 
     Returns:
         The offset of that record, or None.
     """
-    if name.lower().endswith(".gz"):
+    if is_gzip(file):
         return _open_member(file, offset)
-    return None if name.lower().endswith(".zst") else _open_record(file, offset)
+    file.seek(offset)
+    return _open_record(file, offset) if file.read(64).lstrip().startswith(b"WARC/") else None
 
 
 def _open_record(file: BinaryIO, offset: int) -> int | None:

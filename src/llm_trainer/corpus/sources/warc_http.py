@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from llm_trainer.common.optional import require
 
 _READ = 1 << 16
+_LONGEST_HEAD = 1 << 18
+_MOST_CODINGS = 5
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ def parse_response(raw: bytes, max_bytes: int) -> HttpResponse:
         raw: the block of a WARC record of type ``response``.
         max_bytes: a body is never decompressed beyond this.
     """
-    # Old crawlers ended lines with \n alone.
-    ends = [(raw.find(mark), len(mark)) for mark in (b"\r\n\r\n", b"\n\n")]
-    end, width = min((found for found in ends if found[0] >= 0), default=(len(raw), 0))
-    first, *lines = raw[:end].decode("latin-1").splitlines() or [""]
+    # Old crawlers ended lines with \n alone. A block without headers is not cut into millions of them.
+    ends = [(raw.find(mark, 0, _LONGEST_HEAD), len(mark)) for mark in (b"\r\n\r\n", b"\n\n")]
+    end, width = min((found for found in ends if found[0] >= 0), default=(min(len(raw), _LONGEST_HEAD), 0))
+    first, *lines = raw[:end].decode("latin-1").split("\n")
     words = first.split(None, 2)
     known = len(words) >= 2 and words[0].upper().startswith("HTTP/") and words[1].isdigit() and len(words[1]) == 3
     headers: dict[str, str] = {}
@@ -64,6 +66,8 @@ def decode_body(body: bytes, headers: dict[str, str], max_bytes: int) -> tuple[b
     if "chunked" in headers.get("transfer-encoding", "").lower():
         body = dechunk(body)
     codings = headers.get("content-encoding", "").lower().split(",")
+    if len(codings) > _MOST_CODINGS:  # nobody packs a page so often; a page that unpacks to itself could go on for ever
+        return b"", "damaged"
     for coding in reversed([coding.strip() for coding in codings]):
         problem = ""
         if coding in {"gzip", "x-gzip"} and body[:2] == b"\x1f\x8b":
@@ -104,12 +108,26 @@ def dechunk(body: bytes) -> bytes:
 
 
 def _inflate(body: bytes, wbits: int, max_bytes: int) -> tuple[bytes, str]:
+    """Decompress; of gzip all members that follow each other, as browsers do (RFC 1952, 2.2)."""
+    pieces: list[bytes] = []
+    total, position = 0, 0
     stream = zlib.decompressobj(wbits)
     try:
-        data = stream.decompress(body, max_bytes + 1)
+        while position < len(body):
+            block = body[position : position + _READ]
+            piece = stream.decompress(block, max_bytes + 1 - total)
+            pieces.append(piece)
+            total += len(piece)
+            if total > max_bytes:
+                return b"", "too_large"
+            position += len(block) - len(stream.unused_data)
+            if stream.eof:
+                if wbits != 31 or body[position : position + 2] != b"\x1f\x8b":
+                    break
+                stream = zlib.decompressobj(wbits)
     except zlib.error:
         return b"", "damaged"
-    return (b"", "too_large") if len(data) > max_bytes else (data, "")
+    return b"".join(pieces), ""
 
 
 def _deflated(body: bytes, max_bytes: int) -> tuple[bytes, str]:

@@ -30,14 +30,17 @@ from llm_trainer.corpus.sources.wikitext_names import CATEGORY_NAMES, DROPPED_SE
 
 _MAX_PAGE_BYTES = 64 << 20
 _HEAD_BYTES = 1 << 20
-_NAMESPACE = re.compile(rb'<namespace key="(-?\d+)"[^>]*>([^<]*)</namespace>')
+_NAMESPACE = re.compile(rb'<namespace key="(-?\d{1,9})"[^>]*>([^<]*)</namespace>')
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 _BASE = re.compile(rb"<base>([^<]*)</base>")
 _LANGUAGE = re.compile(rb'<mediawiki\b[^>]*xml:lang="([\w-]+)"')
 _LICENCE = "CC BY-SA 4.0"
 
-# The template that marks a page as a list of meanings, in large Wikipedias.
+# The template that marks a page as a list of meanings, in large Wikipedias. {{disambiguation needed}} stands behind one
+# link of an article.
 _DISAMBIGUATION = re.compile(
-    r"\{\{\s{0,20}(?:[\w -]{0,60}\bdisambig(?:uation)?\b[\w -]{0,60}|disambigs?|dab|hndis|geodis|surname|homonymie|"
+    r"\{\{\s{0,20}(?:[\w -]{0,60}\bdisambig(?:uation)?\b(?! needed| link| inline)[\w -]{0,60}|"
+    r"disambigs?|dab|hndis|geodis|surname|homonymie|"
     r"begriffsklärung|homonimia|desambiguación|desambiguação|desambigua[tç]\w{0,10}|disambigua|неоднозначность|"
     r"многозначност|пояснение|doorverwijspagina|dp|ujednoznacznienie|aimai|曖昧さ回避|消歧义|消歧義|동음이의|توضيح|"
     r"ابهام‌زدایی|פירושונים|förgrening|flertydig|täsmennyssivu|rozcestník|egyért|dezambiguizare|anlam ayrımı|định hướng)"
@@ -73,25 +76,29 @@ class WikiHead:
         language: of the wiki, for example ``"en"``; ``""`` when not said.
         base: address of a page of the wiki, up to its last slash.
         names: its words for files and categories.
+        is_dump: False when the file begins like something else.
     """
 
     language: str = ""
     base: str = ""
     names: WikiNames = field(default_factory=WikiNames)
+    is_dump: bool = True
 
 
 def read_wikipedia(path: Path, request: ReadRequest, losses: Losses) -> Iterator[Document]:
     """The articles of a dump as plain text; see the module's text. Implements :data:`kinds.Read`.
 
     Reasons of losses: ``namespace``, ``redirect``, ``disambiguation``, ``not_wikitext``, ``empty``, ``invalid_xml``,
-    ``too_large``, ``truncated``, ``damaged``, ``unreadable``.
+    ``too_large``, ``truncated``, ``damaged``, ``unreadable``, ``not_a_dump``.
     """
     options = request.options if isinstance(request.options, WikipediaOptions) else WikipediaOptions()
     head = read_head(path)
     names = WikiNames(
         head.names.files, head.names.categories, frozenset() if options.reference_sections else DROPPED_SECTIONS
     )
+    found = head.is_dump
     for place, page in _pages(path, request.part, losses):
+        found = True
         fields = _parse_page(page)
         if fields is None:
             losses.add("invalid_xml", place, _beginning(page))
@@ -104,12 +111,14 @@ def read_wikipedia(path: Path, request: ReadRequest, losses: Losses) -> Iterator
         if not text.strip():
             losses.add("empty", place, fields["title"])
             continue
-        if options.title:
+        if options.title and fields["title"]:
             text = f"{fields['title']}\n\n{text}"
         if len(text) > request.max_document_chars:
             losses.add("too_large", place, f"{fields['title']}: {len(text)} characters")
             continue
         yield Document(text, fields["id"], metadata=_metadata(fields, head))
+    if not found and (request.part is None or request.part.start == 0):
+        losses.add("not_a_dump", path.name, "it begins with no <mediawiki> and holds no <page>")
 
 
 def read_head(path: Path) -> WikiHead:
@@ -119,6 +128,7 @@ def read_head(path: Path) -> WikiHead:
         head += block
         if len(head) >= _HEAD_BYTES or b"</siteinfo>" in head or b"<page>" in head:
             break
+    is_dump = not head or b"<mediawiki" in head or b"<page>" in head
     head = head[: max(head.find(b"<page>"), 0) or len(head)]
     spaces: dict[int, str] = {}
     for key, name in _NAMESPACE.findall(head):
@@ -131,6 +141,7 @@ def read_head(path: Path) -> WikiHead:
             FILE_NAMES | {spaces[key] for key in (6, -2) if key in spaces},
             CATEGORY_NAMES | {spaces[key] for key in (14,) if key in spaces},
         ),
+        is_dump,
     )
 
 
@@ -197,12 +208,15 @@ class _Window:
                 return
             page = bytes(self.buffer[: stop + 7])
             again = page.rfind(b"<page>")
+            border = len(page) if self.border is None else self.border
             self._drop(stop + 7)
             self.inside = False
             if again > 0:  # the end of the page before was lost
-                losses.add("invalid_xml", self.place, _beginning(page))
+                count = page.count(b"<page>", 0, min(again, border + 5))
+                losses.add("invalid_xml", self.place, _beginning(page), count=count)
                 page = page[again:]
-            yield self.place, page
+            if again < border:  # else the next part begins with it
+                yield self.place, page
 
     def _find_start(self, where: str) -> bool:
         if self.inside:
@@ -245,7 +259,7 @@ def _parse_page(page: bytes) -> dict[str, Any] | None:
         "text": last.findtext("text") or "",
         "redirect": root.find("redirect") is not None,
     }
-    return fields if fields["id"] and fields["namespace"].lstrip("-").isdigit() else None
+    return fields if fields["id"] and _NUMBER.fullmatch(fields["namespace"]) else None
 
 
 _REDIRECT = re.compile(r"\s*#\s*\w{3,25}\s*:?\s*\[\[[^\[\]\n]+\]\]")

@@ -29,7 +29,8 @@ DROPPED_SECTIONS = frozenset(
         "siehe auch", "literatur", "références", "liens externes", "voir aussi", "notes et références",
         "referencias", "enlaces externos", "véase también", "note", "collegamenti esterni", "altri progetti",
         "voci correlate", "referências", "ligações externas", "ver também", "примечания", "ссылки", "см. также",
-        "литература", "източници", "бележки", "външни препратки", "вижте също", "примітки", "посилання",
+        "литература", "източници", "бележки", "бележки и източници", "външни препратки", "вижте също",
+        "примітки", "посилання",
         "przypisy", "linki zewnętrzne", "zobacz też", "externe links", "zie ook", "脚注", "関連項目",
         "外部リンク", "参考文献", "外部链接", "参见", "각주", "외부 링크", "같이 보기",
     }

@@ -19,6 +19,7 @@ _DROPPED = frozenset(
 _OPENING = re.compile(r"<(?:!--|([a-zA-Z]+)\b([^<>]*)>)")
 _CLOSING = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _VERBATIM | _DROPPED}
 _KEPT = re.compile(f"{KEPT_OPEN}([0-9]+){KEPT_CLOSE}")
+_NEAR = 2000
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
@@ -62,9 +63,13 @@ def take_out_tags(text: str, kept: list[str]) -> str:
 
 
 def _find_end(text: str, name: str, position: int) -> tuple[int, int] | None:
-    """Where the closing tag begins and ends; spelt like the opening one, it is found at the speed of a substring."""
+    """Where the closing tag begins and ends; spelt like the opening one, it is found at the speed of a substring.
+
+    That search goes a little way only: to the end of the text, for each of many tags whose ends are spelt otherwise, it
+    would cost the square of the length (25 s for a megabyte of ``<REF>a</ref>``).
+    """
     exact = f"</{name}>"
-    start = text.find(exact, position)
+    start = text.find(exact, position, position + _NEAR)
     other = _CLOSING[name.lower()].search(text, position, start if start >= 0 else len(text))
     if other:
         return other.span()
