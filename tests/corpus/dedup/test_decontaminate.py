@@ -119,6 +119,13 @@ def test_only_the_sentences_that_are_hit_are_cut() -> None:
     assert found.clean(apart, found.hits([apart])[0]) is None
 
 
+def test_a_sentence_does_not_end_inside_a_number_or_an_address() -> None:
+    found = Decontaminator.from_items([item(QUESTION)], Decontamination(mode="span", min_chars=0))
+    text = f"First. It was 3.5 at example.org when {QUESTION.rstrip('?. ')} for 2.5 of them. Last."
+    left = found.clean(text, found.hits([text])[0])
+    assert left is not None and left.split() == ["First.", "Last."]
+
+
 def test_an_index_is_the_same_after_a_round_trip(tmp_path: Path) -> None:
     found = Decontaminator.from_items([item(QUESTION), item(PLANET)])
     found.save(tmp_path / "index.npz")

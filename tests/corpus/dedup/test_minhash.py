@@ -144,3 +144,16 @@ def test_words_that_stand_for_several_keep_their_order() -> None:
 def test_contradictions_are_named() -> None:
     with pytest.raises(ConfigError, match="second_rows"):
         MinHash(bands=2, rows=2, second_rows=5)
+
+
+def test_tables_and_sums_of_different_numbers_are_no_copies() -> None:
+    rng = np.random.default_rng(6)
+    tables = [" ".join(map(str, rng.integers(0, 10_000, 200).tolist())) for _ in range(3)]
+    sums = [f"{a} + {b} = {a + b}" for a, b in rng.integers(0, 100, (3, 2)).tolist()]
+    signatures = MinHash().signatures(tables + sums)
+    assert (signatures == EMPTY).all()
+    # Numbers between words still count as one word, so that two dates of a page are no difference.
+    pages = [f"{prose(np.random.default_rng(7), 60)} updated on {day} of May {year}" for day, year in ((1, 2), (3, 4))]
+    sets = MinHash().shingle_sets([*pages, f"{tables[0]} {pages[0]}"])
+    assert jaccard(sets[0], sets[1]) == 1.0
+    assert len(sets[2]) == len(sets[0]) + 4

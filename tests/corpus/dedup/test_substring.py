@@ -91,6 +91,17 @@ def test_a_text_that_repeats_itself_keeps_the_first_time(method: str) -> None:
     assert 20 <= cut.texts[1].count("again") <= 50
 
 
+@BOTH
+@pytest.mark.parametrize("unit", ["中文重复的句子在这里出现", "วันนี้อากาศดีมากเราไปเดินเล่นที่สวนสาธารณะกันเถอะ"])
+def test_a_script_without_spaces_is_cut_between_characters(method: str, unit: str) -> None:
+    text = f"開始{unit * 50}結束"
+    cut = remove_repeats([text], np.array([0]), RepeatedText(method=method, min_chars=0))
+    assert cut.tokens[0] > 400 and cut.tokens[1] == 0
+    assert len(cut.texts[0]) < 150
+    assert cut.texts[0].startswith("開始") and cut.texts[0].endswith("\n結束")
+    assert all(piece in text for piece in cut.texts[0].split("\n"))
+
+
 def test_cutting_makes_no_new_words_and_leaves_whole_lines() -> None:
     text = "one two three\nfour five six\nseven eight nine\nten"
     # Tokens: one two thre|e, four five six, seve|n eigh|t nine, ten.
@@ -106,6 +117,10 @@ def test_a_word_that_is_covered_in_part_stays() -> None:
     text = "start international end"  # star|t inte|rnat|iona|l end
     assert cut_tokens(text, [(0, 4)], min_tokens=2) == "international end"
     assert cut_tokens(text, [(3, 6)], min_tokens=2) == text
+
+
+def test_a_cut_of_nothing_is_none() -> None:
+    assert cut_characters("word", [(2, 2)]) == "word"
 
 
 def test_seams_are_mended() -> None:

@@ -43,6 +43,14 @@ POSITIVE: list[tuple[str, str, str]] = [
     *(
         ("phone", sentence, number)
         for sentence, number in (
+            ("手机:{}", "13812345678"),
+            ("電話{}", "03-3264-8444"),
+            ("тел. {}", "495 123-45-67"),
+            ("in Zürich {}", "044 668 18 00"),
+            ("in Moskau {}", "8 (495) 123-45-67"),
+            ("em São Paulo {}", "(11) 98765-4321"),
+            ("İstanbul {}", "0212 123 45 67"),
+            ("office {}", "415/555-2671"),
             ("Call {} today.", "(415) 555-2671"),
             ("Call us at {}.", "415-555-2671"),
             ("Ring {}!", "415.555.2671"),
@@ -91,12 +99,14 @@ POSITIVE: list[tuple[str, str, str]] = [
             ("at [{}]:443", "2606:2800:220:1:248:1893:25c8:1946"),
             ("route {} via", "2a00:1450:4001:81b::200e"),
             ("user edited from {}", "203.0.114.77"),
+            ("我的IP是{}。", "114.114.114.114"),
         )
     ),
     *(
         ("ssn", sentence, number)
         for sentence, number in (
             ("SSN: {}", "536-22-8145"),
+            ("SSN {}", "536\u201322\u20138145"),
             ("his number is {}.", "219-10-4432"),
             ("({})", "001-01-0001"),
             ("social security number {} on file", "412 55 7788"),
@@ -108,6 +118,9 @@ POSITIVE: list[tuple[str, str, str]] = [
     *(
         ("card", sentence, number)
         for sentence, number in (
+            ("card {}", "4111.1111.1111.1111"),
+            ("card {}", "4111\u00a01111\u00a01111\u00a01111"),
+            ("card {}", "4111\u20131111\u20131111\u20131111"),
             ("Visa {}", "4111 1111 1111 1111"),
             ("card {} expires 12/27", "4012888888881881"),
             ("pay with {}", "5555-5555-5555-4444"),
@@ -125,6 +138,7 @@ POSITIVE: list[tuple[str, str, str]] = [
     *(
         ("iban", sentence, number)
         for sentence, number in (
+            ("iban {}.", "de89370400440532013000"),
             ("IBAN {}", "GB82 WEST 1234 5698 7654 32"),
             ("IBAN: {}", "DE89370400440532013000"),
             ("Konto {}.", "DE89 3704 0044 0532 0130 00"),
@@ -162,6 +176,14 @@ POSITIVE: list[tuple[str, str, str]] = [
             ("password='{}'", "hT7!kq9Zp2mXw4"),
             ('"client_secret": "{}"', _key(28)),
             ("db_password={}", _key(16)),
+            ("refresh {}", "ya" + "29." + _key(60)),
+            ("POST {} now", "https://hooks.slack" + ".com/services/T0AB12CD3/B0EF45GH6/" + _key(24)),
+            ("Authorization: Bearer {}", _key(40)),
+            ("'Authorization': 'Basic {}'", "dXNlcjpwNHNz" + "dzByZFh5eiE="),
+            ("droplet {}", "do" + "p_v1_" + _key(64, "0123456789abcdef")),
+            ("store {}", "sh" + "pat_" + _key(32, "0123456789abcdef")),
+            ("age {}", "AGE-SECRET" + "-KEY-1" + _key(58, _UPPER)),
+            ("chat bot {}", "123456789" + ":AA" + _key(33)),
             (
                 "key:\n{}\nend",
                 f"-----BEGIN RSA {'PRIVATE'} KEY-----\n{_key(64)}\n{_key(64)}\n{_key(40)}==\n"
@@ -181,6 +203,9 @@ POSITIVE: list[tuple[str, str, str]] = [
             ("ftp://{}@ftp.host.org", "anonymous:me"),
             ("redis://{}@10.0.0.5/0", "default:Zk3mP0q"),
             ("amqp://{}@broker/", "guest:guest"),
+            ("redis://{}@localhost:6379", ":p4ssw0rd"),
+            ("smtp://{}@smtp.host.org:587", "me@host.org:pw"),
+            ("https://{}@git.host.org/o/r.git", _key(40)),
         )
     ),
 ]
@@ -466,5 +491,9 @@ line 1234567: error
 error 0x80070005 (2147942405)
 Ps 23 1-6
 10.1.2.3/24 is private
+Firefox 115.0.2.1
+Mozilla/5.0 Chrome/91.0.4472.124
+EC 3.4.21.4 and EC 1.1.1.1 are enzymes
+Authorization: Basic understanding of it
 """
 NEGATIVE = [line for line in _NEGATIVE.strip().splitlines() if not line.startswith("## ")]

@@ -51,6 +51,7 @@ PROSE = (
         ("ﬁne ﬂow oﬃce", "fine flow office"),
         ("a  \n\n\n\n\nb\t", "a\n\nb"),
         ("broken \ud800 half", "broken  half"),
+        ("ไทย\u200b zero\u200bคำ", "ไทย zeroคำ"),
         ("right\u200f to \u202aleft\u202c", "right to left"),
     ],
 )
@@ -70,6 +71,9 @@ def test_characters_are_repaired(broken, repaired):
         "def f(x):\n\treturn x\n\n    # comment",
         "汉字　".strip() + " 日本語",
         "Ã is a letter of Portuguese: MANHÃ, IRMÃ",
+        "ខ្មែរ\u200bពាក្យ ไทย\u200bคำ",
+        "ᠮᠣᠩᠭᠣᠯ\u202fᠤᠨ",
+        "ꦏ\u200dꦏ",
     ],
 )
 def test_good_characters_stay(text):
@@ -163,6 +167,22 @@ def test_menus_go_from_the_edges_only():
     assert clean(Boilerplate(), menu) == menu
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "John Lennon\nPaul McCartney\nGeorge Harrison\nRingo Starr\nPete Best\nStuart Sutcliffe",
+        "Ingredients\nFlour\nSugar\nButter\nBaking Powder\nMilk\nVanilla Extract",
+        "Dreams\n\nHold fast\nTo dreams\nFor if dreams\ndie\nLife is\nA broken bird\nThat cannot fly",
+        "床前明月光\n疑是地上霜\n举头望明月\n低头思故乡\n春眠不觉晓\n处处闻啼鸟",
+    ],
+)
+def test_a_list_of_names_and_a_poem_are_no_menu(lines):
+    text = f"{PROSE}\n{lines}"
+    assert clean(Boilerplate(), text) == text
+    text = f"{lines}\n\n{PROSE}".rstrip("\n")
+    assert clean(Boilerplate(), text) == text
+
+
 def test_a_text_of_nothing_else_is_left_to_the_filters():
     counts: Counter[str] = Counter()
     text = "Read more\nShare this post\nLog in\nSign up\nAll rights reserved\n"
@@ -180,7 +200,7 @@ def test_a_text_of_nothing_else_is_left_to_the_filters():
         ("<p>Hello <b>world</b></p>", "Hello world"),
         ("See <a href=\"x.html\" title='y'>this</a> page<br/>now", "See this page\nnow"),
         ("<div class=box><span>one</span></div>two", "one\ntwo"),
-        ("a<script>if (x < 3) { y() }</script>b<style>p {color: red}</style>c<!-- note -->d", "a\nb\nc\nd"),
+        ("a<script>if (x < 3) { y() }</script>b<style>p {color: red}</style>c<!-- note -->d", "a\nb\ncd"),
         ("<table><tr><td>1</td><td>2</td></tr></table>", "1 2"),
         ("Tom &amp; Jerry &lt;3 &copy; 2020 &#8217;n&#x27;", "Tom & Jerry <3 © 2020 ’n'"),
         ("fish &amp;amp; chips&nbsp;now", "fish & chips now"),
@@ -195,6 +215,12 @@ def test_a_text_of_nothing_else_is_left_to_the_filters():
         ("## About C#\n\ntext", "About C#\n\ntext"),
         ("## Closed ##\n\ntext", "Closed\n\ntext"),
         ("above\n\n---\n\nbelow", "above\n\nbelow"),
+        ("It costs $5 and <b>$6</b>, <i>$7</i> there.", "It costs $5 and $6, $7 there."),
+        ("see [Types][types]<!-- ignore --> for it", "see Types for it"),
+        ("a link of [two\nlines][ref], of [A](https://a.example/A_(b))", "a link of two\nlines, of A"),
+        ("İstanbul <script>let x = 1 < 2;</script>güzel<!-- not --> bir şehir", "İstanbul \ngüzel bir şehir"),
+        ("請看[這裡](http://a.example/b)吧", "請看這裡吧"),
+        ("10<sup>6</sup> m<sup>2</sup>, 10<sup>-3</sup>, H<sub>2</sub>O, 1<sup>st</sup>", "10⁶ m², 10⁻³, H2O, 1st"),
     ],
 )
 def test_marks_go_and_text_stays(marked, text):
@@ -221,6 +247,13 @@ def test_marks_go_and_text_stays(marked, text):
         "5 > 3 < 4 <- arrow -> <3",
         "| a | b |\n|---|---|\n| 1 | 2 |",
         "1 <br 2",
+        "use matrix[i][j] and f[i](x) and g(x)[0](y), see [1][2]",
+        "write `<!-- a note -->` for a comment, `<script>` and `</script>` for scripts",
+        "so\n\\[ \\mathbf{x}_{i} + \\mathbf{y}_{j} \\]\nand\n$$\n*a* \\hat{x}_{i} *b*\n$$",
+        "\\begin{align*}\n\\hat{x}_{i} &= *\\hat{y}_{j}* \\\\\n\\end{align*}",
+        "bare \\mathbf{x}_{i} + \\mathbf{y}_{j} and (G^*) = (H^*) too",
+        "in /_next_/static and /usr/*any*/bin",
+        "formulas with code: $a `b_c` *d*$ end",
     ],
 )
 def test_what_only_looks_like_markup_stays(text):

@@ -12,6 +12,7 @@ import pytest
 from llm_trainer.common.errors import ConfigError, UserError
 from llm_trainer.corpus.filters import language
 from llm_trainer.corpus.filters.language import LANGUAGES, Language, identify, is_english, sample
+from llm_trainer.corpus.filters.language_scores import language_scorer
 from tests.corpus.quality.helpers import reasons, tagged
 from tests.corpus.quality.language_samples import DECLARATION, ENCODINGS, SENTENCES
 
@@ -52,7 +53,7 @@ def test_the_declaration_of_human_rights_is_recognised_in_ninety_languages(share
 
 
 def test_all_languages_that_the_model_knows_can_be_asked_for():
-    assert set(language._identifier().labels) == LANGUAGES
+    assert set(language_scorer().languages) == LANGUAGES
 
 
 @pytest.mark.parametrize("text", ["", "   ", "12345 67890 !!!", "<div><br/></div>", "ok", "https://example.org/a/b/c"])
@@ -116,10 +117,10 @@ def test_an_unknown_code_is_named_with_what_there_is():
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
-    language._identifier.cache_clear()
+    language_scorer.cache_clear()
     with pytest.raises(UserError, match=r"llm-trainer\[data\]"):
         identify(SENTENCES["en"][0])
-    language._identifier.cache_clear()
+    language_scorer.cache_clear()
 
 
 @pytest.mark.slow
@@ -138,3 +139,23 @@ def test_another_process_gives_the_same_answers():
         check=True,
     )
     assert json.loads(run.stdout) == [list(identify(text)) for text in texts]
+
+
+def test_a_batch_scores_as_the_library_does() -> None:
+    langid = pytest.importorskip("py3langid.langid")
+    library = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+    texts = [
+        *(text for texts in SENTENCES.values() for text in texts),
+        "LOUD WORDS IN CAPITALS",
+        "a",
+        "",
+        "\ud800 half a pair",
+        "e\u0301te\u0301 " * 300,
+    ]
+    texts += [" ".join(texts[:20]), "日本語" * 400]
+    scorer = language_scorer()
+    for text, found in zip(texts, scorer.probabilities(texts), strict=True):
+        wanted = dict(library.rank(text))
+        assert set(wanted) == set(scorer.languages)
+        for code, probability in wanted.items():
+            assert found[scorer.place[code]] == pytest.approx(probability, abs=1e-4)

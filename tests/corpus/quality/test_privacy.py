@@ -71,6 +71,34 @@ def test_a_redacted_text_stays_as_it_is(placeholders):
     assert not counts
 
 
+_BASE64 = "MIIEowIBAAKCAQEA3Tz2mr7SZiAMfQyuvBjM9Oi8dRkC1vYsKqNwPzXe5LbTgHUa\n" * 12
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        _BASE64 + "q7Zx9w==",
+        "Version: GnuPG v2\n\n" + _BASE64 + "=aB3d",
+        "".join(f'  "{line}\\n" +\n' for line in _BASE64.splitlines()),
+        "".join(f"> {line}\n" for line in _BASE64.splitlines()) + "> ",
+        "".join(f"# {line}\r\n" for line in _BASE64.splitlines()),
+    ],
+    ids=["short last line", "check sum", "string constants", "quoted mail", "comment"],
+)
+def test_nothing_of_a_private_key_is_left(lines):
+    text = f"before -----BEGIN RSA PRIVATE KEY-----\n{lines}\n-----END RSA PRIVATE KEY----- after"
+    assert redact(text) == "before <KEY> after"
+
+
+def test_a_key_that_is_cut_off_goes_and_what_follows_stays():
+    begin = "-----BEGIN PRIVATE KEY-----\n"
+    assert redact(begin + _BASE64 + "\nThat was it.").endswith("<KEY>\n\nThat was it.")
+    two = f"{begin}{_BASE64}Some words.\n{begin}{_BASE64}-----END PRIVATE KEY-----\nEnd."
+    assert redact(two) == "<KEY>\nSome words.\n<KEY>\nEnd."
+    prose = f"It begins with {begin}and then come the bytes."
+    assert redact(prose) == prose
+
+
 def test_contradictory_settings_are_refused():
     with pytest.raises(ConfigError, match="not among the kinds"):
         Redaction(kinds=["email"], custom={"phone": "x"})
@@ -104,7 +132,9 @@ def test_any_text_gives_a_text_that_is_stable(text):
     ["1", "1 ", "12-", "(1", "+1", "1.", "1.1.", "a@", "@a.", "a.a@", "a.", "AB12", "A1 ", ":", "a:", "f:f", "://",
      "://a:", "key=", "password: a", "secret", "eyJa.", "eyJ", "sk-", "-----BEGIN PRIVATE KEY-----\n",
      "-----BEGIN RSA PRIVATE KEY-----AAAA",
-     "(at)", "a (at) ", "a.(dot)", "4111 ", "00 ", "tel ", "+49 (0)", "x@x-", "GB82 ", "\\n", "ssn 1"],
+     "(at)", "a (at) ", "a.(dot)", "4111 ", "00 ", "tel ", "+49 (0)", "x@x-", "GB82 ", "\\n", "ssn 1",
+     "gb82a", "authorization: basic ", "://a@", "1:AA", "-----END PRIVATE KEY-----\n", "8(123)", "тел ",
+     "-----BEGIN PRIVATE KEY----------END PRIVATE KEY-----"],
 )  # fmt: skip
 def test_time_grows_with_length_and_not_with_its_square(unit):
     text = unit * (200_000 // len(unit))

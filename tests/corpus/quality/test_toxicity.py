@@ -40,6 +40,9 @@ SWEAR, OTHER = plain("shpx"), plain("fuvg")
         "Mail me at tits@example.org? No: classics@example.org.".replace("tits@", "bits@"),
         "Chapter XXX of the second book.",
         "a*b*c = d**2 and f(x) = 5$",
+        "She graduated magna cum laude; cum hoc ergo propter hoc.",
+        "Maine Coon cats, the Washington Redskins, skiing in Squaw Valley, Hebe, Sambo wrestlers in sambo.",
+        "Brrr, hmmm, cooool, grrr, AAA batteries, XXXL shirts, www, Louisss",
     ],
 )
 def test_words_that_only_contain_one_pass(text):
@@ -48,7 +51,23 @@ def test_words_that_only_contain_one_pass(text):
 
 @pytest.mark.covers("R188")
 @pytest.mark.parametrize(
-    "word", ["shpx", "FUVG", "Shpxvat", "fu1g", "f#vg", "f*vg", "s**x", "nffubyr", "n$$ubyr", "fuvgf"]
+    "word",
+    [
+        "shhhpx",
+        "FUVVVVG",
+        "ongfuvg",
+        "pyhfgreshpxf",
+        "shpx",
+        "FUVG",
+        "Shpxvat",
+        "fu1g",
+        "f#vg",
+        "f*vg",
+        "s**x",
+        "nffubyr",
+        "n$$ubyr",
+        "fuvgf",
+    ],
 )
 def test_the_words_themselves_are_found_also_disguised(word):
     disguised = {"f#vg": "sh!t", "f*vg": "s*it", "s**x": "f**k", "n$$ubyr": "a$$hole", "fu1g": "sh1t"}

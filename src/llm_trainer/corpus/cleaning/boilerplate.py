@@ -1,8 +1,9 @@
 """Lines that a web page has around its text: consent, navigation, sharing, subscriptions, copyright.
 
 Careful on purpose: a line goes only if the whole of it is a known phrase (or is short and begins with one), a menu only
-if it is a long run of very short lines before or after all prose. Extraction of the main content has removed most of it
-before; this is for texts that came without their HTML.
+if it is a long run of very short lines before or after all prose and some of them are on every site ("About us",
+"Contact"): a poem, the members of a band and what goes into a cake are such lines too. Extraction of the main content
+has removed most of it before; this is for texts that came without their HTML.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import Field
 
 from llm_trainer.config.base import Int
 from llm_trainer.corpus.cleaning.base import Cleaner
-from llm_trainer.corpus.cleaning.boilerplate_phrases import EXACT, PHRASE_WORDS, PHRASES
+from llm_trainer.corpus.cleaning.boilerplate_phrases import EXACT, MENU, PHRASE_WORDS, PHRASES
 from llm_trainer.corpus.cleaning.code import is_code
 from llm_trainer.corpus.document import Document
 
@@ -43,7 +44,8 @@ class Boilerplate(Cleaner):
     max_share: float = Field(default=0.5, gt=0, le=1)
     """A text that is boilerplate for a larger share of its characters is not this cleaner's business."""
     menu_lines: Int = Field(default=6, ge=3)
-    """A run of at least so many very short lines before the first or after the last line of prose is a menu."""
+    """A run of at least so many very short lines before the first or after the last line of prose is a menu, if at
+    least two and a quarter of them are what menus say."""
 
     def clean(self, document: Document, counts: Counter[str]) -> str:
         """The text without those lines; programs are returned as they are."""
@@ -92,10 +94,17 @@ class Boilerplate(Cleaner):
                     start = start if count else number
                     count, last = count + 1, number + 1
                     continue
-                if count >= self.menu_lines:
+                if count >= self.menu_lines and _says_menu(lines[start:last]):
                     runs.append((start, last))
                 count = 0
         return runs
+
+
+def _says_menu(lines: list[str]) -> bool:
+    """Whether enough of a run is on the menus of most sites."""
+    written = [line.strip(_EDGES).lower() for line in lines if line.strip()]
+    known = len(MENU.intersection(written))
+    return known >= 2 and known * 4 >= len(written)
 
 
 def _join(lines: list[str], reasons: list[str]) -> str:

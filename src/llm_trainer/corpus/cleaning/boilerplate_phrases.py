@@ -47,6 +47,20 @@ _LINES = (
 EXACT = frozenset(_LINES.split("|"))
 """Whole lines, in lower case, without the punctuation and arrows around them."""
 
+_MENU = (
+    "about|blog|careers|catalog|company|contact|contacts|downloads|events|faq|faqs|features|forum|gallery|get in touch|"
+    "help|imprint|jobs|links|media|my account|news|our services|our team|our work|partners|photos|portfolio|press|"
+    "press releases|pricing|products|projects|publications|resources|reviews|services|shop|solutions|store|support|"
+    "team|testimonials|videos|what we do|who we are|"
+    "aktuelles|angebote|karriere|kontakt|leistungen|produkte|referenzen|termine|über uns|unternehmen|veranstaltungen|"
+    "à propos|actualités|boutique|contactez-nous|nos services|produits|qui sommes-nous|"
+    "contacto|inicio|noticias|nosotros|productos|quiénes somos|servicios|sobre nosotros|tienda|"
+    "contato|início|notícias|produtos|quem somos|serviços|sobre|"
+    "chi siamo|contatti|notizie|prodotti|servizi|diensten|nieuws|over ons|producten"
+)
+MENU = EXACT | frozenset(_MENU.split("|"))
+"""What is written on the buttons of most sites. By itself any of it may be a heading; a few in one run are a menu."""
+
 PHRASES = regex.compile(
     r"""(?ix)^\W*(?:
       (?:this|our)\ (?:web)?site\ (?:uses|makes\ use\ of)\ cookies

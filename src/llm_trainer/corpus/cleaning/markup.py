@@ -2,7 +2,8 @@
 
 What only looks like markup stays too: ``a < b and c > d`` (a tag has a known name and proper attributes), ``a[i]`` (a
 BBCode tag has a closing one), ``2*x*y`` and ``snake_case`` (emphasis begins and ends at the edges of words). Code
-(fenced, indented, between backticks or ``<pre>``) and formulas between dollar signs are not touched.
+(fenced, indented, between backticks or ``<pre>``) and formulas (between dollar signs, ``\\(``, ``\\[`` or
+``\\begin{align}``) are not touched. Numbers in ``<sup>`` become raised digits: ``10<sup>6</sup>`` is ``10⁶``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ _NAMES = "|".join(sorted((_BLOCK_TAGS + _INLINE_TAGS).split(), key=lambda name: 
 _TAG = regex.compile(rf"<(?P<close>/?)(?P<name>{_NAMES})\b(?:{_ATTRIBUTE}|{_FLAG}){{0,30}}+\s*+/?>", regex.IGNORECASE)
 _CLOSING = regex.compile(r"</([A-Za-z][A-Za-z0-9]{0,12})\s{0,3}>")
 _DOCTYPE = regex.compile(r"<!DOCTYPE[^<>]{0,300}+>", regex.IGNORECASE)
+_RAISED = regex.compile(
+    r"<sup\b[^<>]{0,200}+>[ \t]*+(?P<sign>[-\u2212\u2013+]?)(?P<digits>[0-9]{1,4}|n)[ \t]*+</sup\s*>", regex.IGNORECASE
+)
+_SUPERSCRIPTS = str.maketrans("0123456789-\u2212\u2013+n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻⁻⁺ⁿ")
 _ENTITY = regex.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _AMPERSANDS = regex.compile(r"&(?:(?:amp|#38|#0*38|#x26);)++")
 
@@ -52,16 +57,32 @@ _BB_NAMES = (
 )
 _BB_CLOSE = regex.compile(rf"\[/({_BB_NAMES})\]", regex.IGNORECASE)
 
-_INLINE_CODE = regex.compile(
-    r"(?<!`)(`{1,3}+)[^`\n]{1,1000}+\1(?!`)|\$\$[^$\n]{1,1000}+\$\$|\$[^$\n]{1,200}+\$|\\\([^\n]{1,200}?\\\)"
+_INLINE_CODE = regex.compile(r"(?<!`)(`{1,3}+)[^`\n]{1,1000}+\1(?!`)")
+# In a line, as pandoc has it: no space inside the dollar signs and no digit behind them, or "$5 and $6" would be one.
+_MATH_NAMES = (
+    "align|aligned|alignat|array|[pbvBV]?matrix|cases|displaymath|eqnarray|equation|flalign|gather|gathered|math|"
+    "multline|split|lstlisting|tikzpicture|verbatim"
+)
+_MATH = regex.compile(
+    rf"\$\$[^$]{{1,4000}}+\$\$|\$(?=[^\s$])(?:[^$\n<]|<(?![A-Za-z/])){{1,200}}+(?<=\S)\$(?!\d)"
+    rf"|\\\([^\n]{{1,200}}?\\\)|\\\[(?:[^\\]|\\[^\[\]]){{1,4000}}+\\\]"
+    rf"|\\begin\{{(?P<name>(?:{_MATH_NAMES})\*?)\}}(?:[^\\]|\\(?!(?:begin|end)\{{(?P=name)\}})){{1,8000}}+"
+    r"\\end\{(?P=name)\}"
 )
 _IMAGE = regex.compile(r"!\[([^\[\]\n]{0,300}+)\]\([^()\s]{0,2000}+(?:\s\"[^\"\n]{0,200}+\")?\)")
+_TITLE = r"(?:\s\"[^\"\n]{0,200}+\")?"
+# A bracket right behind a word or bracket is an index (``a[i](x)``, ``matrix[i][j]``) unless an address follows; two
+# numbers are notes (``[1][2]``).
 _LINK = regex.compile(
-    r"(?<!!)\[([^\[\]\n]{1,500}+)\]"
-    r"(?:\((?:<[^<>\n]{0,2000}+>|[^()\s]{1,2000}+)(?:\s\"[^\"\n]{0,200}+\")?\)|\[[\w -]{0,80}+\])"
+    r"(?<![!\w\])])\[(?P<text>[^\[\]\n]{1,250}+(?:\n(?!\n)[^\[\]\n]{1,250}+)?)\]"
+    rf"\((?:<[^<>\n]{{0,2000}}+>|(?:[^()\s]|\([^()\s]{{0,200}}+\)){{1,2000}}+){_TITLE}\)"
+    r"|(?<![!\w\])])\[(?!\d+\])(?P<text>[^\[\]\n]{2,250}+(?:\n(?!\n)[^\[\]\n]{1,250}+)?)\]\[[\w -]{0,80}+\]"
+    r"|(?<=[\w\])])\[(?P<text>[^\[\]\n]{1,500}+)\]"
+    rf"\((?:https?://|www\.|mailto:|\.{{0,2}}/|#)(?:[^()\s]|\([^()\s]{{0,200}}+\)){{1,2000}}+{_TITLE}\)"
 )
 _STRONG = regex.compile(r"(?<![\w*\\])(\*\*|__)(?=[^\s*_])([^*_\n]{0,500}[^\s*_])\1(?![\w*])")
-_EMPHASIS = regex.compile(r"(?<![\w*_\\])([*_])(?=[^\s*_])([^*_\n]{0,500}[^\s*_])\1(?![\w*_])")
+# Not in paths (``/_next_/``), nor in formulas not known as such (``\\hat{x}_{i} + \\hat{y}_{j}``, ``(G^*) = (H^*)``).
+_EMPHASIS = regex.compile(r"(?<![\w*_\\/}^])([*_])(?=[^\s*_])([^*_\n]{0,500}[^\s*_])\1(?![\w*_{])")
 _HEADING = regex.compile(r"(?m)(?<=\A|\n\n)#{1,6}[ \t]++(\S[^\n]*+)")
 _RULE = regex.compile(
     r"(?m)(?<=\A|\n)(?:(?:\*[ \t]?){3,40}+|(?:-[ \t]?){3,40}+|(?:_[ \t]?){3,40}+|={3,200}+|-{3,200}+)(?=\n|\Z)"
@@ -108,11 +129,14 @@ class Markup(Cleaner):
         if _OPEN in text:
             # Nothing that a person wrote; marks of ours could not be told from these.
             return text
-        if self.html and "<" in text:
-            text = _cut_elements(text, counts)
         spans: list[str] = []
-        if "`" in text or "$" in text or "\\(" in text:
+        if "`" in text:
             text = _INLINE_CODE.sub(lambda match: _hide(match[0], spans), text)
+        if self.html and "<" in text:
+            # Before formulas are looked for: scripts are full of dollar signs.
+            text = _cut_elements(text, counts)
+        if "$" in text or "\\(" in text or "\\[" in text or "\\begin{" in text:
+            text = _MATH.sub(lambda match: _hide(match[0], spans), text)
         if self.html:
             text = _strip_html(text, counts)
         if self.bbcode and "[/" in text:
@@ -132,8 +156,9 @@ def _hide(found: str, spans: list[str]) -> str:
 
 def _show(text: str, spans: list[str]) -> str:
     def original(match: regex.Match[str]) -> str:
-        number = int(match[1])
-        return spans[number]
+        # A formula may hold code that was hidden before it.
+        hidden = spans[int(match[1])]
+        return _show(hidden, spans) if _OPEN in hidden else hidden
 
     shown: str = regex.sub(f"{_OPEN}(\\d{{1,9}}){_CLOSE}", original, text)
     return shown
@@ -169,8 +194,9 @@ def _split_code(text: str) -> list[tuple[str, bool]]:
 def _cut_elements(text: str, counts: Counter[str]) -> str:
     """Without scripts, styles and comments, and what is in them; each is looked for from where the last one ended."""
     for opening, closing in (("<!--", "-->"), ("<script", "</script>"), ("<style", "</style>")):
-        lowered = text.lower()
-        if opening not in lowered or len(lowered) != len(text):
+        # The one letter that becomes two in lower case would shift all places.
+        lowered = text.replace("\u0130", "I").lower()
+        if opening not in lowered:
             continue
         parts, at = [], 0
         while (start := lowered.find(opening, at)) >= 0:
@@ -182,7 +208,8 @@ def _cut_elements(text: str, counts: Counter[str]) -> str:
                 parts.append(text[at : start + len(opening)])
                 at = start + len(opening)
                 continue
-            parts += [text[at:start], "\n"]
+            # A comment is nothing at all, also in the middle of a sentence.
+            parts += [text[at:start], "" if opening == "<!--" else "\n"]
             at = end + len(closing)
             counts["markup.elements"] += 1
         text = "".join([*parts, text[at:]])
@@ -195,9 +222,17 @@ def _strip_html(text: str, counts: Counter[str]) -> str:
         text = _ENTITY.sub(lambda match: _counted(match, _unescape(match), counts, "markup.entities"), text)
     if "<" in text:
         text = _DOCTYPE.sub("", text)
+        if "<sup" in text or "<SUP" in text:
+            # "10<sup>6</sup>" is not 106.
+            text = _RAISED.sub(lambda match: _counted(match, _raised(match), counts, "markup.tags"), text)
         closed = frozenset(name.lower() for name in _CLOSING.findall(text))
         text = _TAG.sub(lambda match: _counted(match, _text_of_tag(match, closed), counts, "markup.tags"), text)
     return text
+
+
+def _raised(match: regex.Match[str]) -> str:
+    raised: str = (match["sign"] + match["digits"].lower()).translate(_SUPERSCRIPTS)
+    return raised
 
 
 def _counted(match: regex.Match[str], new: str, counts: Counter[str], what: str) -> str:
@@ -255,7 +290,7 @@ def _strip_markdown(text: str, counts: Counter[str]) -> str:
     total = 0
     if "](" in text or "][" in text:
         text, number = _IMAGE.subn(r"\1", text)
-        text, links = _LINK.subn(r"\1", text)
+        text, links = _LINK.subn(r"\g<text>", text)
         total += number + links
     if "**" in text or "__" in text:
         text, number = _STRONG.subn(_text_of_strong, text)

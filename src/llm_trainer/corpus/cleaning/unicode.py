@@ -15,13 +15,20 @@ from llm_trainer.corpus.document import Document
 _LINE_ENDS = regex.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _CONTROL = regex.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff\ud800-\udfff]")
 # Soft hyphens, zero-width spaces and byte order marks; marks of direction only matter to a screen. The joiners are kept
-# between letters of scripts that are written with them, and in emoji.
-_INVISIBLE = regex.compile(
-    r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
-    r"|(?<![\p{Arabic}\p{Syriac}\p{Mongolian}\p{Devanagari}\p{Bengali}\p{Gurmukhi}\p{Gujarati}\p{Oriya}\p{Tamil}"
-    r"\p{Telugu}\p{Kannada}\p{Malayalam}\p{Sinhala}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{So}\p{Sk}\p{M}])[\u200c\u200d]"
+# between letters of scripts that are written with them, and in emoji; a space of no width is kept where it is the only
+# border between two words.
+_JOINING_TEXT = (
+    "Arabic Syriac Mandaic Nko Mongolian Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada Malayalam "
+    "Sinhala Khmer Myanmar Tibetan Balinese Javanese Sundanese Meetei_Mayek Limbu Lepcha So Sk M "
 )
-_SPACES = regex.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_JOINING = "".join(rf"\p{{{name}}}" for name in _JOINING_TEXT.split())
+_UNSPACED = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+_INVISIBLE = regex.compile(
+    r"[\u00ad\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
+    rf"|(?<![{_UNSPACED}])\u200b|\u200b(?![{_UNSPACED}])|(?<![{_JOINING}])[\u200c\u200d]"
+)
+# Mongolian joins its endings with the narrow space.
+_SPACES = regex.compile(r"[\u00a0\u1680\u2000-\u200a\u205f\u3000]|(?<!\p{Mongolian})\u202f")
 _TRAILING = regex.compile(r"(?<![ \t])[ \t]++(?=\n|\Z)")
 _BLANK_LINES = regex.compile(r"\n{3,}")
 _LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}

@@ -320,12 +320,17 @@ def _sentences(text: str, start: int, stop: int) -> tuple[int, int]:
     """Widen a stretch to the borders of its sentences, inside their lines; a border far away is none."""
     earliest, latest = max(0, start - _SENTENCE_CHARS), min(len(text), stop + _SENTENCE_CHARS)
     first, last = start, stop
-    while start > earliest and text[start - 1] not in _SENTENCE_ENDS:
+    while start > earliest and not _ends_sentence(text, start - 1):
         start -= 1
-    while stop < latest and text[stop] not in _SENTENCE_ENDS:
+    while stop < latest and not _ends_sentence(text, stop):
         stop += 1
     start = first if start == earliest > 0 else start
     stop = last if stop == latest < len(text) else stop
     while stop < len(text) and text[stop] in _SENTENCE_ENDS and text[stop] != "\n":
         stop += 1
     return start, stop
+
+
+def _ends_sentence(text: str, place: int) -> bool:
+    """Whether a sentence ends here: not at the point of 3.5 or of example.org."""
+    return text[place] in _SENTENCE_ENDS and (text[place] not in ".!?" or not text[place + 1 : place + 2].isalnum())

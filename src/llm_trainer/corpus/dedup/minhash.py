@@ -40,12 +40,13 @@ class MinHash(Settings):
     """How near duplicates are found.
 
     A text is the set of its runs of ``ngram`` words, normalised as datatrove does it (lower case, no punctuation, no
-    accents, every number one word); two texts are near duplicates when their sets have a Jaccard similarity of at least
+    accents, every number one word; runs of nothing but numbers are left out, or all tables and sums would be equal);
+    two texts are near duplicates when their sets have a Jaccard similarity of at least
     ``threshold``. A text of fewer than ``ngram`` words has no run, hence no near duplicate: only
     :mod:`~llm_trainer.corpus.dedup.exact` removes it.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     """Changes when signatures do."""
 
     bands: Annotated[Int, Field(ge=1, le=512)] = 14
@@ -114,7 +115,7 @@ class MinHash(Settings):
         Returns:
             (texts, width) uint32; all :data:`EMPTY` where a text has no shingle.
         """
-        shingles, starts = window_hashes(self.words(texts), self.ngram)
+        shingles, starts = self._shingles(texts)
         return self.sign((shingles >> np.uint64(32)).astype(np.uint32), starts)
 
     def sign(self, shingles: npt.NDArray[np.uint32], starts: Int64s) -> npt.NDArray[np.uint32]:
@@ -145,8 +146,25 @@ class MinHash(Settings):
 
     def shingle_sets(self, texts: Sequence[str] | WordTable) -> list[UInt64s]:
         """The different shingles of every text, sorted: for the true similarity."""
-        shingles, starts = window_hashes(self.words(texts), self.ngram)
+        shingles, starts = self._shingles(texts)
         return [np.unique(shingles[start:stop]) for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist())]
+
+    def _shingles(self, texts: Sequence[str] | WordTable) -> tuple[UInt64s, Int64s]:
+        shingles, starts = window_hashes(self.words(texts), self.ngram)
+        said = shingles != _numbers_only(self.ngram)
+        if said.all():
+            return shingles, starts
+        ends = np.zeros(len(said) + 1, dtype=np.int64)
+        np.cumsum(said, out=ends[1:])
+        return shingles[said], ends[starts]
+
+
+@lru_cache(maxsize=8)
+def _numbers_only(size: int) -> np.uint64:
+    """The shingle of ``size`` numbers."""
+    words = HashedWords(np.repeat(np.array(similar_hashes("7"), dtype=np.uint64), size), np.array([0, size]))
+    shingle: np.uint64 = window_hashes(words, size)[0][0]
+    return shingle
 
 
 def least_values(shingles: npt.NDArray[np.uint32], starts: Int64s, width: int, seed: int) -> npt.NDArray[np.uint32]:

@@ -30,6 +30,7 @@ _LETTERS = regex.compile(r"[^\W_]+")
 # Scripts that write no spaces between words: there, every character stands for a word.
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 _PIECE_OR_RUN = regex.compile(f"{_UNSPACED.pattern}|(?:(?!{_UNSPACED.pattern})[^\\W_])+")
+_UNIT = regex.compile(rf"(?:(?!{_UNSPACED.pattern})\X)+|\X")
 
 PIECE_CHARS = 4
 """A word counts as one token for every four characters, which is about what a byte-pair vocabulary makes of English."""
@@ -129,6 +130,11 @@ def word_pieces(word: str) -> list[str]:
     if _UNSPACED.search(word):
         return list(word)
     return [word[start : start + PIECE_CHARS] for start in range(0, len(word), PIECE_CHARS)]
+
+
+def cut_units(word: str) -> list[str]:
+    """Parts of a word between which a text may be cut: in scripts without spaces, every character with its marks."""
+    return _UNIT.findall(word) if _UNSPACED.search(word) else [word]
 
 
 def window_hashes(words: HashedWords, size: int) -> tuple[UInt64s, Int64s]:

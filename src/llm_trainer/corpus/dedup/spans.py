@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from llm_trainer.corpus.dedup.shingles import word_pieces
+from llm_trainer.corpus.dedup.shingles import cut_units, word_pieces
 from llm_trainer.corpus.words import tabulate
 
 _BLANK = " \t"
@@ -83,11 +83,21 @@ def cut_tokens(text: str, spans: Iterable[tuple[int, int]], *, min_tokens: int) 
     Args:
         text: the text.
         spans: (first token, behind the last token), sorted; tokens are those of
-            :func:`~llm_trainer.corpus.dedup.shingles.word_pieces`, of which only whole words are removed.
+            :func:`~llm_trainer.corpus.dedup.shingles.word_pieces`, of which only whole words are removed (whole
+            characters in scripts without spaces, where a "word" is all between two marks).
         min_tokens: see above.
     """
-    words, places = word_places(text)
-    counts = np.array([len(word_pieces(word)) for word in words], dtype=np.int64)
+    words: list[str] = []
+    places: list[int] = []
+    sizes: list[int] = []
+    for word, place in zip(*word_places(text)):
+        units = cut_units(word)
+        for unit in units:
+            words.append(unit)
+            places.append(place)
+            place += len(unit)
+        sizes += [len(word_pieces(word))] if len(units) == 1 else map(len, units)
+    counts = np.array(sizes, dtype=np.int64)
     ends = np.cumsum(counts)
     begins = ends - counts
     at = np.array(places, dtype=np.int64)
@@ -119,6 +129,8 @@ def cut_characters(text: str, cuts: Sequence[tuple[int, int]]) -> str:
     parts: list[str] = []
     place = 0
     for start, stop in cuts:
+        if start >= stop:
+            continue
         # Nothing but space between two cuts makes them one.
         if not parts or text[place:start].strip():
             parts.append(text[place:start])

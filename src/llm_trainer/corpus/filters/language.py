@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import regex
 from pydantic import Field
 
-from llm_trainer.common.optional import require
 from llm_trainer.config.base import Int
 from llm_trainer.corpus.cleaning.code import is_code
 from llm_trainer.corpus.filters.base import Batch, Filter, Tags
+from llm_trainer.corpus.filters.language_scores import LanguageScorer, language_scorer
 
 UNKNOWN = "unknown"
 """The language of a text that holds too little language to say."""
@@ -100,12 +101,6 @@ def _mostly_cyrillic(text: str) -> bool:
     return sum("\u0400" <= letter <= "\u04ff" for letter in text) * 4 > len(text)
 
 
-@lru_cache(maxsize=1)
-def _identifier() -> Any:
-    langid = require("py3langid.langid", extra="data", purpose="finding the language of a text")
-    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
-
-
 def identify(text: str, *, min_letters: int = 20, related: bool = True) -> tuple[str, float]:
     """The language of a text and how sure that is.
 
@@ -122,13 +117,25 @@ def identify(text: str, *, min_letters: int = 20, related: bool = True) -> tuple
     Raises:
         UserError: ``py3langid`` is not installed.
     """
-    shown = sample(text)
-    if len(_NOT_LETTERS.sub("", shown).encode("utf-8", "replace")) < min_letters:
-        return UNKNOWN, 0.0
-    ranked: list[tuple[str, float]] = _identifier().rank(shown)
-    language, score = ranked[0]
+    return identify_all([text], min_letters=min_letters, related=related)[0]
+
+
+def identify_all(texts: Sequence[str], *, min_letters: int = 20, related: bool = True) -> list[tuple[str, float]]:
+    """:func:`identify` for many texts, several times as fast as one by one."""
+    shown = [sample(text) for text in texts]
+    enough = [len(_NOT_LETTERS.sub("", text).encode("utf-8", "replace")) >= min_letters for text in shown]
+    scorer = language_scorer()
+    found = iter(scorer.probabilities([text for text, judged in zip(shown, enough) if judged]))
+    return [_best(next(found), scorer, related) if judged else (UNKNOWN, 0.0) for judged in enough]
+
+
+def _best(probabilities: npt.NDArray[np.float32], scorer: LanguageScorer, related: bool) -> tuple[str, float]:
+    place = int(probabilities.argmax())
+    language, score = scorer.languages[place], float(probabilities[place])
     if related and language in _RELATIVES:
-        score = sum(value for code, value in ranked if code in _RELATIVES[language])
+        score = float(
+            sum(probabilities[scorer.place[code]] for code in sorted(_RELATIVES[language]) if code in scorer.place)
+        )
     return language, min(1.0, score)
 
 
@@ -174,11 +181,10 @@ class Language(Filter):
 
     def tag(self, batch: Batch, tags: Sequence[Tags]) -> None:
         """Find the language of every document."""
+        prose = [document.text for document in batch.documents if not is_code(document)]
+        found = iter(identify_all(prose, min_letters=self.min_letters, related=self.related))
         for document, tagged in zip(batch.documents, tags):
-            if is_code(document):
-                language, score = CODE, 1.0
-            else:
-                language, score = identify(document.text, min_letters=self.min_letters, related=self.related)
+            language, score = (CODE, 1.0) if is_code(document) else next(found)
             tagged["language"], tagged["language_score"] = language, round(score, 4)
 
     def reasons(self, tags: Mapping[str, Any]) -> Iterator[str]:

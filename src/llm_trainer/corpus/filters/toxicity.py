@@ -54,6 +54,7 @@ NEAR = 10
 
 _LEET = str.maketrans("013457@$!", "oieastasi")
 _DISGUISED = regex.compile(r"(?<![\w@$*!])(?=[\w@$*!]*+)\p{L}[\w@$*!]{0,20}?[@$*!0-9][\w@$*!]{0,20}?\p{L}\b", regex.V1)
+_DRAWN_OUT = regex.compile(r"(\p{L})\1{2,}+")
 _MAY_BE_DISGUISED = regex.compile(r"\p{L}[@$*!0134570]++\p{L}")
 
 
@@ -63,7 +64,7 @@ class WordList:
     Args:
         words_file: a text file of one's own words, one a line (``#`` begins a comment), for other languages; they count
             as profanity and come on top of the built-in list.
-        leetspeak: whether ``sh1t``, ``a$$hole`` and ``f**k`` count as what they stand for.
+        leetspeak: whether ``sh1t``, ``a$$hole``, ``f**k`` and ``fuuuck`` count as what they stand for.
         builtin: whether the built-in English lists are used.
     """
 
@@ -84,6 +85,8 @@ class WordList:
         found = self.classes.get(folded)
         if found is not None:
             return None if folded in self.ambiguous and not word.islower() else found
+        if self.leetspeak and (short := _DRAWN_OUT.sub(r"\1", folded)) != folded and short not in self.ambiguous:
+            return self.classes.get(short)
         if self.leetspeak and not folded.isalpha():
             plain = folded.translate(_LEET)
             # Digits alone and single letters with digits are sizes and model names ("A55", "4ss").

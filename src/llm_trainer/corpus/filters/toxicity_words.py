@@ -25,12 +25,14 @@ PROFANITY = _decode(
     "zbgureshpxref zbgureshpxva zbgureshpxvat cuhpx cvffrq cvffbss fung fuvg fuvgr fuvgsnpr fuvgsnprq "
     "fuvgurnq fuvgurnqf fuvgubyr fuvgubyrf fuvgyrff fuvgf fuvgfgbez fuvggre fuvggvat fuvggl fyhg fyhgf "
     "fyhggl fgsh gbffre gbffref gheq gheqf gjng gjngf jnax jnaxre jnaxref jnaxvat juber juberf jubevat jgs "
+    "ncrfuvg nefrq ongfuvg ovgpurq ovgpuva ohyyfuvggrq ohyyfuvggref pyhfgreshpxf phagl qbhpuronttrel shpxrel "
+    "shpxurnqf shpxjvgf wvmmrq xabournqf zbsbf cvffre fuvggrq fuvggvre fuvggvrfg jnaxrq juberq "
 )
 """Swear words."""
 
 SEXUAL = _decode(
     "nany navyvathf oqfz oybjwbo oybjwbof obbovrf obbof ohxnxr ohxxnxr pnzrygbr pnztvey pnztveyf pnzjuber "
-    "pyvg pyvgf pbpxfhpxvat pernzcvr phz phzzvat phzfubg phzfubgf phaavyvathf qrrcguebng qvyqb qvyqbf "
+    "pyvg pyvgf pbpxfhpxvat pernzcvr phzzvat phzfubg phzfubgf phaavyvathf qrrcguebng qvyqb qvyqbf "
     "rwnphyngvba sryyngvb svatreonat svfgvat sbbgwbo tnatonat tnatonatf tybelubyr unaqwbo unaqwbof uragnv "
     "wvmm znfgheongr znfgheongvat znfgheongvba zvys zvysf alzcub betvrf betl cbea cbeauho cbeab "
     "cbeabtencuvp cbeabtencul cbeabf cbeafgne cbeafgnef chffvrf chffl evzwbo frkpnz frkgvat fgevcgrnfr "
@@ -38,15 +40,19 @@ SEXUAL = _decode(
 )
 """Words of pornography."""
 
-AMBIGUOUS = _decode("nff nffrf ohttre ohttref pbpx pbpxf qvpx qvpxf cvff kkk ")
-"""Counted as swear words in lower case only: with a capital they are names, birds and animals more often than not."""
+AMBIGUOUS = _decode(
+    "nff nffrf ohttre ohttref pbpx pbpxf qvpx qvpxf cvff kkk pbba pbbaf uror urorf xnssve xnssvef erqfxva erqfxvaf "
+    "fdhnj fdhnjf "
+)
+"""Counted in lower case only: with a capital they are names, birds, cats, teams and valleys more often than not. Those
+that are no slurs count as swear words."""
 
 SLURS = {
     "ethnicity": _decode(
         "ornare ornaref pnzrywbpxrl puvaxl pbba pbbaf qntb qntbf qnexvr qnexvrf tbyyvjbt tbbx tbbxf tlcb "
         "tlccb unysoerrq ubaxvrf ubaxl vawha vawhaf wnc wncf wvtnobb wvtnobbf xnssve xnssvef avttn avttnf "
         "avttnm avttre avttrevfu avttref cnxv cnxvf cvpxnavaal cvxrl cvxrlf cbynpx cbynpxf enturnq "
-        "enturnqf erqfxva erqfxvaf fnzob fnaqavttre fnaqavttref fcvp fcvpx fcvpxf fcvpf fdhnj fdhnjf "
+        "enturnqf erqfxva erqfxvaf fnaqavttre fnaqavttref fcvp fcvpx fcvpxf fcvpf fdhnj fdhnjf "
         "gbjryurnq gbjryurnqf jrgonpx jrgonpxf jbt jbtf jbc jbcf mvccreurnq mvccreurnqf "
     ),
     "religion": _decode("puevfgxvyyre urro urrof ulzvr xvxr xvxrf zhffvr zhmmvr zhmmvrf zhmml lvq lvqf "),

@@ -42,16 +42,24 @@ _FILE_ENDINGS = frozenset(_FILE_ENDINGS_TEXT.split())
 
 _NUMBERS = regex.compile(r"(?<![\d+(])[\d+(][\d ().+/\u00a0\u2010-\u2013-]{6,}+")
 _CARD = regex.compile(
-    r"(?<![\d.,+-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?![\d]|[.,-]\d)"
+    r"(?<![\d.,+-])(?:\d{13,19}|\d{4}([ .\u00a0\u2010-\u2013-])\d{4}\1\d{4}\1\d{1,7}"
+    r"|\d{4}([ .\u00a0\u2010-\u2013-])\d{6}\2\d{4,5})(?![\d]|[.,-]\d)"
 )
 _SSN = regex.compile(r"(?<![\w.-])(\d{3})-(\d{2})-(\d{4})(?![\w-]|\.\d)")
 _SSN_NAMED = regex.compile(
-    r"(?i)(?:ssn|social security(?: number| no\.?)?)\W{0,5}(\d{3})[ -]?(\d{2})[ -]?(\d{4})(?!\d)"
+    r"(?i)(?:ssn|social security(?: number| no\.?)?)\W{0,5}"
+    r"(\d{3})[ .\u2010-\u2013-]?(\d{2})[ .\u2010-\u2013-]?(\d{4})(?!\d)"
 )
-_IPV4 = regex.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
+# Chinese, Japanese and Thai write no space around a number.
+_LETTER = r"[\w--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]]"
+_IPV4 = regex.compile(rf"(?V1)(?<!{_LETTER}|[.-])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!{_LETTER}|-|\.\d)")
 _IPV6 = regex.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{2,35}(?:\.\d{1,3}){0,3}(?![\w:])")
-_IBAN = regex.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}+")
-_VERSION_BEFORE = regex.compile(r"(?i)(?:\bv|versions?|release|section|§|build|firmware|rev\.?|oid)[ :.=]{0,2}$")
+# In small letters without spaces only: with them, it would be every sentence.
+_IBAN = regex.compile(r"(?<![A-Za-z0-9])(?:[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}+|[a-z]{2}\d{2}[a-z0-9]{11,30}+)")
+_VERSION_BEFORE = regex.compile(
+    r"(?i)(?:\bv|versions?|release|section|§|build|firmware|rev\.?|oid"
+    r"|firefox|chrome|chromium|safari|opera|edge|netscape|explorer|java|flash|driver|kernel|\bec)[ :./=]{0,2}$"
+)
 
 _SEPARATOR = r"[ .\u00a0\u2010-\u2013-]"
 _PHONE = regex.compile(
@@ -60,12 +68,17 @@ _PHONE = regex.compile(
       (?P<international>(?:\+|(?<!\d)00\ ?(?=[2-9]|1[ -]?\(?[2-9]\d\d))
         \(?\d{{1,3}}\)?(?:{_SEPARATOR}?\(?\d{{1,5}}\)?){{2,6}})
     | (?P<american>(?:1{_SEPARATOR})?
-        (?:\([2-9]\d{{2}}\)\ ?|[2-9]\d{{2}}(?P<s>[ .\u2010-\u2013-]))\d{{3}}(?(s)(?P=s)|[ .-])\d{{4}})
+        (?:\([2-9]\d{{2}}\)\ ?|[2-9]\d{{2}}/(?=\d{{3}}-)|[2-9]\d{{2}}(?P<s>[ .\u2010-\u2013-]))
+        \d{{3}}(?(s)(?P=s)|[ .-])\d{{4}})
     | (?P<british>\(?0(?:20|23|24|28|29)\)?\ \d{{4}}\ \d{{4}}
         |\(?01\d{{2,3}}\)?[ -]\d{{3}}[ -]?\d{{3,4}}|07\d{{3}}[ -]?\d{{3}}[ -]?\d{{3}})
     | (?P<french>0[1-9](?P<f>[ .-])\d{{2}}(?:(?P=f)\d{{2}}){{3}})
     | (?P<german>\(?0[1-9]\d{{1,4}}\)?(?:\ ?/\ ?|\ ?-\ ?)\d{{3,4}}[ -]?\d{{2,5}}(?:[ -]\d{{1,4}})?
         |01[567]\d[ -/]\d{{7,8}})
+    | (?P<russian>8[ -]?\(\d{{3,5}}\)[ -]?\d{{1,3}}-\d{{2}}-\d{{2}})
+    | (?P<brazilian>\([1-9]{{2}}\)\ ?9\d{{4}}-\d{{4}})
+    | (?P<turkish>0[2-5]\d{{2}}\ \d{{3}}\ \d{{2}}\ \d{{2}})
+    | (?P<swiss>0[2-9]\d\ \d{{3}}\ \d{{2}}\ \d{{2}})
     | (?P<australian>\(0[2378]\)\ ?\d{{4}}\ \d{{4}}|04\d{{2}}\ \d{{3}}\ \d{{3}})
     )(?!\d|[.,/:-]\d|\ \d|\p{{L}}|[%°])""",
     regex.VERBOSE,
@@ -74,6 +87,7 @@ _PHONE_WORD = regex.compile(
     r"(?i)(?<!\p{L})(?:tel|tél|teléfono|telefono|telefon|telefoon|téléphone|telephone|phone|mobile|"
     r"mobil|móvil|cell|fax|call|whatsapp|sms|hotline|ph|handy|dial)"
     r"(?: us| me| number| no| nr| at| on| now| office| today)*[.:)]{0,2} ?[.:]? ?$"
+    r"|(?:电话|電話|手机|手機|携帯|전화|โทร|(?<!\p{L})(?:тел|телефон|моб|факс))(?:号码|号|番号|번호)?[.:：)]{0,2} ?$"
 )
 _NAMED_NUMBER = regex.compile(r"[+(]{0,2}\d(?:[ .()/\u00a0\u2010-\u2013-]{0,3}\d){6,14}(?!\d)")
 _DATE = regex.compile(
@@ -101,7 +115,7 @@ def find_emails(text: str) -> Iterator[Found]:
 def find_ibans(text: str) -> Iterator[Found]:
     """Account numbers with their country's length and the right check digits."""
     for match in _IBAN.finditer(text):
-        length = IBAN_LENGTHS.get(match[0][:2])
+        length = IBAN_LENGTHS.get(match[0][:2].upper())
         if length is None:
             continue
         # A word in capitals may follow the number; the country says where it ends.
@@ -110,7 +124,7 @@ def find_ibans(text: str) -> Iterator[Found]:
             continue
         stop = places[length - 1] + 1
         after = text[match.start() + stop : match.start() + stop + 1]
-        if not after.isalnum() and is_iban("".join(match[0][place] for place in places[:length])):
+        if not after.isalnum() and is_iban("".join(match[0][place] for place in places[:length]).upper()):
             yield Found(match.start(), match.start() + stop)
 
 

@@ -41,13 +41,27 @@ _TOKENS: tuple[tuple[str, regex.Pattern[str]], ...] = tuple(
         ("npm_", r"npm_[A-Za-z0-9]{36}"),
         ("pypi-", r"pypi-[A-Za-z0-9_-]{50,255}"),
         ("SG.", r"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"),
+        ("ya29.", r"ya29\.[A-Za-z0-9_-]{20,1024}"),
+        ("hooks.slack.com/", r"(?:https://)?hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/]{20,120}"),
+        ("dop_v1_", r"do[por]_v1_[a-f0-9]{64}"),
+        ("shp", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"),
+        ("AGE-SECRET-KEY-1", r"AGE-SECRET-KEY-1[A-Z0-9]{58}"),
+        (":AA", r"\d{8,10}:AA[A-Za-z0-9_-]{33}"),
         ("eyJ", r"eyJ[A-Za-z0-9_-]{10,4096}\.eyJ[A-Za-z0-9_-]{10,4096}\.[A-Za-z0-9_-]{10,1024}"),
     )
 )
 
 _PEM_BEGIN = regex.compile(r"-----BEGIN ((?:[A-Z0-9]{2,12} ){0,3})PRIVATE KEY(?: BLOCK)?-----")
 _PEM_BODY = regex.compile(r"(?:[\s\\nr]*+(?:[A-Za-z0-9+/=]{16,}|[A-Za-z-]+: [^\n]*))*+")
-_PEM_END = regex.compile(r"\s*+-----END [A-Z0-9 ]{0,50}PRIVATE KEY(?: BLOCK)?-----")
+_PEM_END = regex.compile(r"-----END (?:[A-Z0-9]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+_PEM_CHARS = 20_000
+"""Longest key: 16,384 bits of RSA take 13,000 characters."""
+
+# What a client sends: the value decides here too, "Basic understanding" is no password.
+_HEADER = regex.compile(
+    r"(?i)\bauthorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:bearer|basic|token)\s{1,3}(?P<value>[A-Za-z0-9_+/=.~-]{12,4096})"
+)
+_BASE64_PAIR = regex.compile(r"[A-Za-z0-9+/]{12,}={0,2}\Z")
 
 # What follows a name that says secret, in any assignment; the value decides.
 _SECRET_NAMES = ("key", "secret", "token", "passw", "pwd", "credential")
@@ -60,7 +74,9 @@ _NOT_A_VALUE = regex.compile(
     r"^(?:[a-z]+[._-])+[a-z]+$|^[\w]+\.\w+(?:\.\w+)*$|^\$|%[sd]"
 )
 
-_CREDENTIALS = regex.compile(r"://(?P<value>[^\s/:@\"'<>]{1,100}:[^\s/@\"'<>]{1,200})@(?=[\w\[])")
+# The user may be missing (Redis) or an address of his own (mail); a token may stand alone (Git).
+_CREDENTIALS = regex.compile(r"://(?P<value>[^\s/:\"'<>]{0,100}:[^\s/@\"'<>]{1,200})@(?=[\w\[])")
+_TOKEN_USER = regex.compile(r"://(?P<value>[A-Za-z0-9_-]{16,255})@(?=\w)")
 
 
 def find_tokens(text: str) -> Iterator[Found]:
@@ -69,22 +85,37 @@ def find_tokens(text: str) -> Iterator[Found]:
         if literal in text:
             yield from (Found(*match.span()) for match in pattern.finditer(text))
     if "PRIVATE KEY" in text:
-        for begin in _PEM_BEGIN.finditer(text):
-            body = _PEM_BODY.match(text, begin.end())
-            stop = body.end() if body else begin.end()
-            end = _PEM_END.match(text, stop)
-            # A header alone is a sentence about keys; it is a key when something follows.
-            if end or stop > begin.end() + 16:
-                yield Found(begin.start(), end.end() if end else stop)
+        yield from _find_pem(text)
+
+
+def _find_pem(text: str) -> Iterator[Found]:
+    begins = [match.span() for match in _PEM_BEGIN.finditer(text)]
+    ends = [match.span() for match in _PEM_END.finditer(text)] if begins else []
+    at = 0
+    for number, (start, stop) in enumerate(begins):
+        # Up to its own end, however its lines are quoted, numbered or commented out.
+        while at < len(ends) and ends[at][0] < stop:
+            at += 1
+        following = begins[number + 1][0] if number + 1 < len(begins) else len(text)
+        if at < len(ends) and ends[at][0] < following and ends[at][0] - stop <= _PEM_CHARS:
+            yield Found(start, ends[at][1])
+            continue
+        # Cut off: what still looks like a key. A header alone is a sentence about keys.
+        body = _PEM_BODY.match(text, stop)
+        if body and body.end() > stop + 16:
+            yield Found(start, body.end())
 
 
 def find_assigned(text: str) -> Iterator[Found]:
     """Values that are given to names such as ``api_key`` and ``password`` and look random enough to be real."""
     if not ("=" in text or ":" in text):
         return
-    lowered = text.lower()
-    if len(lowered) != len(text):  # a few capitals become two letters, and the places would shift
-        lowered = text
+    for match in _HEADER.finditer(text):
+        value = match["value"].rstrip(".")
+        if looks_random(value) or (_BASE64_PAIR.match(value) and entropy(value) >= 3.2 and not value.isalpha()):
+            yield Found(match.start("value"), match.start("value") + len(value))
+    # The one letter that becomes two in lower case would shift all places.
+    lowered = text.replace("\u0130", "I").lower()
     for name in _SECRET_NAMES:
         at = lowered.find(name)
         while at >= 0:
@@ -110,3 +141,6 @@ def find_url_credentials(text: str) -> Iterator[Found]:
     """``user:password`` in addresses."""
     if "://" in text and "@" in text:
         yield from (Found(*match.span("value")) for match in _CREDENTIALS.finditer(text))
+        for match in _TOKEN_USER.finditer(text):
+            if looks_random(match["value"]):
+                yield Found(*match.span("value"))
