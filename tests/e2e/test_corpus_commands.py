@@ -68,6 +68,23 @@ def test_a_preview_shows_each_document_and_writes_nothing(pipeline: Path, workpl
     assert files_below(workplace) == before
 
 
+def test_a_changed_threshold_packs_the_cache_again(pipeline: Path, workplace: Path) -> None:
+    cache = workplace / "corpora" / "demo" / "cache"
+    assert llm_trainer("data", "build", pipeline, "--engine", "serial").code == 0
+    first, manifest = len(TokenCache.open(cache)), (cache / "manifest.json").stat().st_mtime_ns
+    assert llm_trainer("data", "build", pipeline, "--engine", "serial").code == 0
+    assert (cache / "manifest.json").stat().st_mtime_ns == manifest, "the same documents need no new cache"
+    outcome = llm_trainer("data", "build", pipeline, "filters.length.min_characters=900", "--engine", "serial")
+    assert outcome.code == 0, outcome.err
+    assert len(TokenCache.open(cache)) < first
+
+
+def test_a_build_that_leaves_nothing_says_why(pipeline: Path) -> None:
+    outcome = llm_trainer("data", "build", pipeline, "filters.length.min_characters=90000", "--engine", "serial")
+    assert outcome.code == 1
+    assert "no document is left" in outcome.err and "length.too_short" in outcome.err and "report.html" in outcome.err
+
+
 @pytest.mark.covers("R176")
 def test_licences_of_well_known_data_sets() -> None:
     outcome = llm_trainer("data", "licenses")

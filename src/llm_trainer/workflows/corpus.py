@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm_trainer.common.errors import DataError, UserError
-from llm_trainer.common.files import human_bytes, read_json
+from llm_trainer.common.files import human_bytes, read_json, write_json
+from llm_trainer.common.hashing import fingerprint
+from llm_trainer.common.leases import lease
 from llm_trainer.corpus import open_dataset, open_paths
 from llm_trainer.corpus.filters.classifier import train_quality_classifier
 from llm_trainer.corpus.pipeline import result
@@ -21,7 +24,7 @@ from llm_trainer.corpus.pipeline.loading import load_pipeline
 from llm_trainer.corpus.pipeline.plan import make_plan
 from llm_trainer.corpus.pipeline.preview import describe as describe_trace
 from llm_trainer.corpus.pipeline.preview import preview
-from llm_trainer.corpus.pipeline.stages import StageProgress
+from llm_trainer.corpus.pipeline.stages import POLL_SECONDS, StageProgress
 from llm_trainer.corpus.report.describe import describe
 from llm_trainer.corpus.report.scale import describe_scale
 from llm_trainer.corpus.report.statistics import Statistics
@@ -32,6 +35,7 @@ from llm_trainer.workflows.pack import pack_text
 from llm_trainer.workflows.perplexity import install_scorers
 
 CACHE = "cache"
+CACHE_NOTE = "cache.json"
 PROGRESS_SECONDS = 2.0
 Echo = Callable[[str], None]
 
@@ -61,6 +65,11 @@ def build_corpus(path: Path, overrides: Sequence[str], *, engine: str, workers: 
         raise
     echo(f"built in {time.monotonic() - begin:,.0f} s\n")
     documents = pipeline.folder / result.DOCUMENTS
+    if not summary["documents"]["kept"]:
+        raise DataError(
+            f"no document is left:\n{describe(summary)}",
+            hint=f"{pipeline.folder / REPORT_HTML} shows what was dropped; llm-trainer data preview does it one by one",
+        )
     lines = [describe(summary), f"documents: {documents}", f"report:    {pipeline.folder / REPORT_HTML}"]
     if pipeline.cache:
         lines.append(_pack(pipeline, documents, workers, echo))
@@ -72,6 +81,7 @@ def build_corpus(path: Path, overrides: Sequence[str], *, engine: str, workers: 
 
 def _pack(pipeline: Pipeline, documents: Path, workers: int | None, echo: Echo) -> str:
     assert pipeline.cache is not None
+    _forget_other_cache(pipeline)
     return pack_text(
         pipeline.folder / CACHE,
         tokenizer_dir=Path(pipeline.tokenizer) if pipeline.tokenizer else None,
@@ -85,6 +95,25 @@ def _pack(pipeline: Pipeline, documents: Path, workers: int | None, echo: Echo) 
         workers=workers or 1,
         echo=echo,
     )
+
+
+def _forget_other_cache(pipeline: Pipeline) -> None:
+    """Delete the cache of documents or settings that are no longer those of the corpus; a note says what it is of.
+
+    A cache without a note was made by someone else, and stays: packing into it is refused.
+    """
+    assert pipeline.cache is not None
+    identity = read_json(pipeline.folder / result.MANIFEST)["identity"]
+    wanted = {"of": fingerprint([identity, pipeline.cache.to_dict()])}
+    note = pipeline.folder / CACHE_NOTE
+    while not note.exists() or read_json(note) != wanted:
+        with lease(note) as mine:
+            if mine and note.exists() and read_json(note) != wanted and (pipeline.folder / CACHE).exists():
+                shutil.rmtree(pipeline.folder / CACHE)
+            if mine:
+                write_json(note, wanted)
+        if not mine:  # another process of this build is at it
+            time.sleep(POLL_SECONDS)
 
 
 def preview_corpus(path: Path, overrides: Sequence[str], *, documents: int, echo: Echo) -> None:

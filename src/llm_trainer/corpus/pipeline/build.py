@@ -6,14 +6,16 @@ that looks at keys only. What an earlier build made with the same settings is us
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from llm_trainer.common.errors import DataError
+from llm_trainer.common.errors import DataError, UserError
 from llm_trainer.common.files import explain_os_errors
 from llm_trainer.common.leases import is_held, others_at_work, packer_at_work
 from llm_trainer.corpus.losses import Losses
@@ -22,13 +24,14 @@ from llm_trainer.corpus.pipeline.definition import Pipeline
 from llm_trainer.corpus.pipeline.downloads import download_sources
 from llm_trainer.corpus.pipeline.engines import Engine
 from llm_trainer.corpus.pipeline.loading import save_pipeline
-from llm_trainer.corpus.pipeline.plan import CorpusPlan, make_plan
+from llm_trainer.corpus.pipeline.plan import PLAN, CorpusPlan, make_plan
 from llm_trainer.corpus.pipeline.stages import POLL_SECONDS, Progress, run_stage
 from llm_trainer.corpus.pipeline.store import StageFolder
 from llm_trainer.corpus.pipeline.tasks import STAGES, Identities, Setup, Task, only_one
 from llm_trainer.corpus.report.statistics import Statistics
 
 PIPELINE = "pipeline.yaml"
+_STAGE = re.compile(r"[a-z0-9-]+-[0-9a-f]{12}")
 Notice = Callable[[str], None]
 
 
@@ -59,6 +62,7 @@ class Build:
         if self.setup is not None:
             self.setup()
         identities = Identities.of(self.pipeline)
+        require_own_folder(self.pipeline.folder)
         with packer_at_work(self.pipeline.folder):
             summary = self._run(identities)
             if not others_at_work(self.pipeline.folder):
@@ -134,10 +138,11 @@ class Build:
     def _forget_vanished(self, prepared: StageFolder, plan: CorpusPlan) -> None:
         """Try the units again whose files were away or changing the last time, and forget what was made of them."""
         again = [unit.id for unit in plan.units if prepared.is_done(unit.id) and prepared.facts(unit.id)["vanished"]]
+        if not again or others_at_work(self.pipeline.folder):  # they use what was made of them
+            return
+        self._remove_others([prepared])  # first: what is left of an interrupted clean-up must not be taken for whole
         for unit in again:
             prepared.manifest(unit).unlink(missing_ok=True)
-        if again:
-            self._remove_others([prepared])
 
     def _require_readable(self, plan: CorpusPlan, folder: StageFolder) -> None:
         statistics = self._statistics(plan, [folder])
@@ -173,15 +178,35 @@ class Build:
     def _remove_others(self, folders: Any) -> None:
         """Delete the stages of settings that are no longer asked for; the disk is not endless."""
         keep = {folder.path for folder in folders}
-        for path in (self.pipeline.folder / STAGES).iterdir():
-            if path.is_dir() and path not in keep:
+        stages = self.pipeline.folder / STAGES
+        for path in stages.iterdir() if stages.is_dir() else ():
+            if path.is_dir() and path not in keep and _STAGE.fullmatch(path.name):
                 shutil.rmtree(path)
 
     def _remove_leftovers(self) -> None:
         """Delete what processes that were killed had not finished writing."""
-        for path in self.pipeline.folder.rglob(".*"):
+        root = self.pipeline.folder
+        shutil.rmtree(root / result.BASKETS, ignore_errors=True)
+        places = [root, *(root / name for name in (result.DOCUMENTS, deduplicate.INDEX)), *(root / STAGES).iterdir()]
+        for path in (path for place in places if place.is_dir() for path in place.glob(".*")):
             if path.suffix == ".tmp" or (path.suffix == ".lease" and not is_held(path)):
                 path.unlink(missing_ok=True)
+
+
+def require_own_folder(root: Path) -> None:
+    """Refuse to write over what no build made: documents and stages of other settings are deleted by a build.
+
+    Raises:
+        UserError: the folder holds something of these names, and no plan of a corpus.
+    """
+    if (root / PLAN).exists():
+        return
+    names = (PIPELINE, STAGES, result.DOCUMENTS, deduplicate.INDEX, result.MANIFEST)
+    if found := [name for name in names if (root / name).exists()]:
+        raise UserError(
+            f"{root} holds {', '.join(found)}, which no build of a corpus made",
+            hint="set output_dir to a folder of its own",
+        )
 
 
 def _all_losses(statistics: Statistics) -> Losses:

@@ -19,7 +19,7 @@ from llm_trainer.corpus.dedup.reference import Reference, open_reference, refere
 from llm_trainer.corpus.pipeline import select
 from llm_trainer.corpus.pipeline.definition import Pipeline
 from llm_trainer.corpus.pipeline.plan import Unit
-from llm_trainer.corpus.pipeline.store import StageFolder, read_array, write_array
+from llm_trainer.corpus.pipeline.store import StageFolder, open_array, read_array, write_array
 
 STAGE = "dedup"
 ALL = "all"
@@ -64,7 +64,7 @@ def decide_all(pipeline: Pipeline, units: Sequence[Unit], folders: Mapping[str, 
     """Find the duplicates among all units, and write the verdicts."""
     selected = folders[select.STAGE]
     ordered = rank_order(pipeline, units)
-    keys = [read_array(selected.array(unit.id, "exact")) for unit in ordered]
+    keys = [open_array(selected.array(unit.id, "exact")) for unit in ordered]
     known = _references(pipeline)
     offset = sum(map(len, known))
     total = offset + sum(map(len, keys))
@@ -75,7 +75,7 @@ def decide_all(pipeline: Pipeline, units: Sequence[Unit], folders: Mapping[str, 
         roots = find_exact([*(corpus.keys for corpus in known), *keys], ranks, reference=offset)
         verdict[(roots != ranks) & (ranks >= offset)] = EXACT
     if pipeline.dedup and pipeline.dedup.near:
-        signatures = [read_array(selected.array(unit.id, "near")) for unit in ordered]
+        signatures = [open_array(selected.array(unit.id, "near")) for unit in ordered]
         seen = [corpus.signatures for corpus in known if corpus.signatures is not None]
         clusters = find_near([*seen, *signatures], ranks, pipeline.dedup.near, reference=offset, alive=verdict == KEEP)
         near = (clusters.root != ranks) & (verdict == KEEP) & (ranks >= offset)
@@ -110,15 +110,18 @@ def _write(
 def _validation(key: npt.NDArray[np.uint64], kept: npt.NDArray[np.bool_], fraction: float) -> npt.NDArray[np.bool_]:
     """Which documents are for validation: those whose hash falls below the fraction, so that more text moves none.
 
-    A cluster of duplicates is on one side whatever the hash, since only one of its documents is kept. A corpus so small
-    that nothing falls below gives its lowest, as long as something is left to train on.
+    A cluster of duplicates is on one side whatever the hash, since only one of its documents is kept; where duplicates
+    are not removed, equal texts have equal hashes. In a corpus so small that all fall on one side, the lowest hash is
+    for validation, or the highest for training.
     """
-    if fraction == 0 or kept.sum() < 2:
-        return np.zeros(len(key), dtype=bool)
-    chosen: npt.NDArray[np.bool_] = kept & (key.astype(np.float64) / 2.0**64 < fraction)
-    if not chosen.any():
-        candidates = np.flatnonzero(kept)
-        chosen[candidates[np.argmin(key[candidates])]] = True
+    nothing: npt.NDArray[np.bool_] = np.zeros(len(key), dtype=bool)
+    if fraction == 0 or not kept.any():
+        return nothing
+    lowest, highest = key[kept].min(), key[kept].max()
+    if lowest == highest:
+        return nothing
+    below: npt.NDArray[np.bool_] = key.astype(np.float64) / 2.0**64 < fraction
+    chosen: npt.NDArray[np.bool_] = kept & ((below & (key != highest)) | (key == lowest))
     return chosen
 
 

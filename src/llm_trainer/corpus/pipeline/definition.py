@@ -166,7 +166,7 @@ class Pipeline(Settings):
     """Folder of everything that is made. Unset: ``corpora/NAME``."""
     seed: Int = 0
     """Decides which documents are chosen where a choice is made."""
-    unit_mb: float = Field(32.0, gt=0)
+    unit_mb: float = Field(32.0, ge=0.001)
     """Megabytes of files (as they lie on the disk) that are worked on at a time; also what is done again after a
     crash."""
     tokenizer: str | None = None
@@ -247,6 +247,9 @@ class Pipeline(Settings):
             yield f"sources: two are called {name}; give each its own name"
         if not self.sources:
             yield "sources: expected at least one"
+        for corpus in self.dedup.against if self.dedup else ():
+            if Path(corpus).resolve() == self.folder.resolve():
+                yield f"dedup.against: {corpus} is the folder that is built; all of it would be a duplicate of itself"
         for index, source in enumerate(self.sources):
             for name in source.skip:
                 if name not in self.clean and name not in self.filters:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -85,7 +88,7 @@ class ProcessEngine:
     def _map_once(self, work: Callable[[Any], Result], left: dict[int, Any]) -> Iterator[tuple[int, Result]]:
         context = multiprocessing.get_context("spawn")
         others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(min(self._workers, len(left)), mp_context=context)
+        pool = ProcessPoolExecutor(min(self._workers, len(left)), mp_context=context, initializer=_end_with_parent)
         running: dict[Future[Result], int] = {}
         waiting = iter(list(left.items()))
         try:
@@ -105,6 +108,19 @@ class ProcessEngine:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the process that started it is gone. One that was killed cannot say so, and its workers
+    would wait for work for ever, with all their memory."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ BATCH = 512
 BYTES_PER_TOKEN = 4.0
 """Of English text and a vocabulary of some ten thousand tokens; used where no tokenizer is given."""
 HITS = "contamination"
+CATEGORIES = "categories"
 
 
 def identity(pipeline: Pipeline, previous: str, benchmarks: str) -> str:
@@ -47,8 +49,8 @@ def finish_unit(task: Task) -> str | None:
         records = _unique(task, statistics)
         if task.pipeline.decontaminate is not None:
             records = _clean(records, task.pipeline, folder, statistics, hits)
-        _write(task, records, folder, unit, statistics)
-        folder.finish(unit, {"statistics": statistics.to_dict(), HITS: hits})
+        categories = _write(task, records, folder, unit, statistics)
+        folder.finish(unit, {"statistics": statistics.to_dict(), HITS: hits, CATEGORIES: categories})
     return unit
 
 
@@ -106,18 +108,21 @@ def _count_hits(hits: Sequence[Hit], statistics: Statistics) -> None:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(folder: str) -> Tokenizer:
+def _tokenizer(folder: str, stage: Path) -> Tokenizer:
+    """The tokenizer, read once in each process; the folder of the stage is named by what it is at the time."""
+    del stage
     return load_tokenizer(folder)
 
 
-def _write(task: Task, records: Iterator[Record], folder: StageFolder, unit: str, statistics: Statistics) -> None:
-    """Count tokens, and write records and the numbers by which a mixture chooses."""
+def _write(task: Task, records: Iterator[Record], folder: StageFolder, unit: str, statistics: Statistics) -> list[str]:
+    """Count tokens, and write records and the numbers by which a mixture chooses; returns the categories by number."""
     columns: dict[str, list[int]] = {"tokens": [], "bytes": [], "validation": [], "place": []}
-    categories: list[str] = []
+    categories: list[int] = []
+    labels: dict[str, int] = {}  # numbers, because a column of strings is as wide as its longest
     with RecordWriter(folder.records(unit)) as writer:
         while batch := list(islice(records, BATCH)):
             with timed(statistics, "count tokens"):
-                tokens = count_tokens([record["text"] for record in batch], task.pipeline.tokenizer)
+                tokens = _count_tokens([record["text"] for record in batch], task.pipeline.tokenizer, folder.path)
             for record, count in zip(batch, tokens, strict=True):
                 record["tokens"] = count
                 split = "validation" if record["validation"] else "train"
@@ -125,17 +130,19 @@ def _write(task: Task, records: Iterator[Record], folder: StageFolder, unit: str
                 for name in ("tokens", "validation", "place"):
                     columns[name].append(record[name])
                 columns["bytes"].append(len(record["text"].encode("utf-8")))
-                categories.append(str(record["metadata"].get("category", "")))
+                label = str(record["metadata"].get("category") or "")
+                categories.append(labels.setdefault(label, len(labels)))
                 writer.write(record)
     for name, values in columns.items():
         write_array(folder.array(unit, name), np.array(values, dtype=np.int64))
-    write_array(folder.array(unit, "category"), np.array(categories, dtype=np.str_))
+    write_array(folder.array(unit, "category"), np.array(categories, dtype=np.int32))
     exact = read_array(task.folders[select.STAGE].array(task.unit.id, "exact"))
     write_array(folder.array(unit, "key"), exact[np.array(columns["place"], dtype=np.int64), 0])
+    return list(labels)
 
 
-def count_tokens(texts: Sequence[str], tokenizer: str | None) -> list[int]:
+def _count_tokens(texts: Sequence[str], tokenizer: str | None, stage: Path) -> list[int]:
     """Tokens of each text: counted with a tokenizer, or estimated from its bytes where there is none yet."""
     if tokenizer is None:
         return [max(1, round(len(text.encode("utf-8")) / BYTES_PER_TOKEN)) for text in texts]
-    return [len(ids) for ids in _tokenizer(tokenizer).encode_arrays(texts)]
+    return [len(ids) for ids in _tokenizer(tokenizer, stage).encode_arrays(texts)]

@@ -19,7 +19,7 @@ from llm_trainer.corpus.dedup.suffix import BYTES_PER_TOKEN, find_repeats
 from llm_trainer.corpus.pipeline import deduplicate, prepare, select
 from llm_trainer.corpus.pipeline.definition import Pipeline
 from llm_trainer.corpus.pipeline.plan import Unit
-from llm_trainer.corpus.pipeline.store import Record, StageFolder, read_array, read_records, write_array
+from llm_trainer.corpus.pipeline.store import Record, StageFolder, open_array, read_array, read_records, write_array
 from llm_trainer.corpus.pipeline.tasks import Task, only_one
 from llm_trainer.corpus.report.statistics import Statistics
 
@@ -84,7 +84,7 @@ def find_all(pipeline: Pipeline, units: Sequence[Unit], folders: Mapping[str, St
             for low, high, first in zip(borders[:-1], borders[1:], starts.tolist())
         ]
     else:
-        windows = [Windows.load(folder.array(unit.id, "windows")) for unit in ordered]
+        windows = [Windows(open_array(folder.array(unit.id, "windows"))) for unit in ordered]
         spans = resolve(windows, ranks, settings)
     for unit, its_spans in zip(ordered, spans):
         write_array(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,11 @@ from llm_trainer.corpus.readers import ReadReport, list_files
 from llm_trainer.corpus.sources.kinds import Kind, Part, find_kind, kind_of_file
 
 PLAN = "plan.json"
+MADE = frozenset(
+    {"documents", "stages", "index", "cache", "downloads", ".baskets", "contamination.jsonl.zst"}
+    | {PLAN, "pipeline.yaml", "corpus.json", "cache.json", "report.html", "report.json", "filter_report.json"}
+)
+"""What a build makes in its folder; a source that holds this folder would read it at the next build."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Input:
         changed: time of change in nanoseconds, as planned.
         identity: of the content, where size and time do not tell (a repository, a data set).
         part: the stretch of it, or None for the whole.
+    bytes: of the stretch, about; a kind may count stretches in rows.
     """
 
     path: str
@@ -45,6 +51,7 @@ class Input:
     changed: int = 0
     identity: str = ""
     part: tuple[int, int] | None = None
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Unit:
     @property
     def bytes(self) -> int:
         """Size of what is read, about."""
-        return sum(entry.part[1] - entry.part[0] if entry.part else entry.size for entry in self.inputs)
+        return sum(entry.bytes if entry.part else entry.size for entry in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,8 @@ def _inputs(source: SourceSettings, pipeline: Pipeline, report: ReadReport) -> I
             yield Input(name, name, "dataset", identity=_identity(find_kind("dataset"), Path(name), source))
         return
     seen: set[Path] = set()
+    names: set[str] = set()
+    own = pipeline.folder.resolve()
     for text in source.paths:
         for path in _expand(text, source, pipeline):
             for kind, file, name in _files(path, named, report):
@@ -144,12 +153,26 @@ def _inputs(source: SourceSettings, pipeline: Pipeline, report: ReadReport) -> I
                 if real in seen:
                     report.skip(file, "named twice")
                     continue
+                if "://" not in text and real.is_relative_to(own) and real.relative_to(own).parts[0] in MADE:
+                    report.skip(file, "of this corpus itself")
+                    continue
                 seen.add(real)
+                name = _unused(name, real, names)
+                names.add(name)
                 status = file.stat()
                 if file.is_dir():
                     yield Input(str(file), name, kind.name, identity=_identity(kind, file, source))
                 else:
                     yield Input(str(file), name, kind.name, status.st_size, status.st_mtime_ns)
+
+
+def _unused(name: str, real: Path, names: Collection[str]) -> str:
+    """A name in ids that no other file of the source has: ``x.jsonl`` of two folders becomes ``b/x.jsonl``."""
+    length = len(Path(name).parts)
+    while name in names and length < len(real.parts):
+        length += 1
+        name = "/".join(real.parts[-length:])
+    return name
 
 
 def _files(path: Path, named: Kind | None, report: ReadReport) -> Iterator[tuple[Kind, Path, str]]:
@@ -198,8 +221,10 @@ def _cut(source: SourceSettings, inputs: Iterable[Input], unit_bytes: int) -> It
         parts: list[Part] = list(cut(Path(entry.path), unit_bytes)) if cut and entry.size > unit_bytes else []
         if len(parts) < 2:
             yield entry
+        length = sum(part.stop - part.start for part in parts)
         for part in parts if len(parts) > 1 else ():
-            yield dataclasses.replace(entry, part=(part.start, part.stop))
+            share = entry.size * (part.stop - part.start) // max(length, 1)
+            yield dataclasses.replace(entry, part=(part.start, part.stop), bytes=share)
 
 
 def _group(inputs: Iterable[Input], unit_bytes: int) -> Iterator[list[Input]]:

@@ -23,7 +23,7 @@ STAGE = "prepare"
 BATCH_CHARS = 1 << 20
 BATCH_DOCUMENTS = 512
 EMPTY = "clean.empty"
-AWAY = ("vanished", "changed", "no_permission")
+AWAY = ("vanished", "changed", "no_permission", "read_error")
 """Losses that may be none the next time; such a unit is read again by every build."""
 
 
@@ -59,10 +59,14 @@ def read_inputs(source: SourceSettings, inputs: Sequence[Input], losses: Losses)
                 continue
             for document in find_kind(entry.kind).read(Path(entry.path), request, losses):
                 yield _named(document, source, entry)
+            if not is_unchanged(entry):
+                losses.add("changed", entry.path, "it changed while it was read; build again to read it whole")
         except FileNotFoundError:
             losses.add("vanished", entry.path, "it was there when the build began")
         except PermissionError as error:
             losses.add("no_permission", entry.path, str(error.strerror))
+        except OSError as error:  # a bad sector, a network drive that went away
+            losses.add("read_error", entry.path, str(error.strerror or error))
 
 
 def _named(document: Document, source: SourceSettings, entry: Input) -> Document:

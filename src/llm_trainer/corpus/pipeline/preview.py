@@ -119,7 +119,13 @@ def _contamination(pipeline: Pipeline, traces: list[Trace]) -> None:
         return
     decontaminator = contamination.make_decontaminator(pipeline.decontaminate)
     for trace, hits in zip(traces, decontaminator.hits([trace.text for trace in traces])):
-        if hits:
+        if not hits:
+            continue
+        text = decontaminator.clean(trace.text, hits)
+        if text is not None:
+            trace.text = text
+            trace.repairs["decontaminate.cut"] += len(hits)
+        else:
             trace.reasons = [f"decontaminate.{name}" for name in sorted({hit.benchmark for hit in hits})]
 
 

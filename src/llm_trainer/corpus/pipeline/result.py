@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llm_trainer.common.errors import UserError
 from llm_trainer.common.files import explain_os_errors, read_json, write_json
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.common.leases import lease
@@ -19,13 +20,14 @@ from llm_trainer.corpus.pipeline.definition import Pipeline
 from llm_trainer.corpus.pipeline.mixing import Composition, MixPlan, check_composition, choose, plan_mixture
 from llm_trainer.corpus.pipeline.plan import CorpusPlan
 from llm_trainer.corpus.pipeline.stages import POLL_SECONDS
-from llm_trainer.corpus.pipeline.store import Record, StageFolder, read_array, read_records, write_records
+from llm_trainer.corpus.pipeline.store import Record, StageFolder, open_array, read_array, read_records, write_records
 from llm_trainer.corpus.report.statistics import Statistics
 from llm_trainer.corpus.report.summary import summarise
 from llm_trainer.corpus.report.write import write_report
 from llm_trainer.corpus.sources.registry import LicenceRow, licences
 
 DOCUMENTS = "documents"
+BASKETS = ".baskets"
 MANIFEST = "corpus.json"
 CONTAMINATION = "contamination.jsonl.zst"
 Folders = Mapping[str, StageFolder]
@@ -76,10 +78,14 @@ def _write_all(pipeline: Pipeline, plan: CorpusPlan, folders: Folders, mixture: 
     root, finished = pipeline.folder, folders[finish.STAGE]
     files = _write_documents(pipeline, plan, finished, mixture)
     _write_keys(pipeline, plan, folders)
+    written = [*files, *(path for path in (root / deduplicate.INDEX).iterdir() if not path.name.startswith("."))]
+    (root / CONTAMINATION).unlink(missing_ok=True)
     if pipeline.decontaminate:
         hits = (hit for unit in plan.units for hit in finished.facts(unit.id)[finish.HITS])
         write_records(root / CONTAMINATION, hits)
-    facts = {"identity": identity, "name": pipeline.name, "files": [path.name for path in files]}
+        written.append(root / CONTAMINATION)
+    sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in sorted(written)}
+    facts = {"identity": identity, "name": pipeline.name, "files": [path.name for path in files], "sizes": sizes}
     write_json(root / MANIFEST, facts)
 
 
@@ -106,8 +112,11 @@ def _written(root: Path) -> str | None:
     path = root / MANIFEST
     if not path.is_file():
         return None
-    facts = read_json(path)
-    whole = all((root / DOCUMENTS / name).is_file() for name in facts["files"])
+    try:
+        facts = read_json(path)
+        whole = all((root / name).stat().st_size == size for name, size in facts["sizes"].items())
+    except (UserError, LookupError, TypeError, AttributeError, FileNotFoundError):
+        return None  # of another version, or damaged: the documents are written again
     return str(facts["identity"]) if whole else None
 
 
@@ -127,7 +136,7 @@ def _write_documents(
         paths += writing.write_stream(training, folder, "train", file_format, shard_bytes)
     else:
         order = writing.Order.of(mixture.picks(), mixture.sizes, shard_bytes)
-        paths += writing.write_mixture(training, order, folder, "train", file_format, pipeline.folder / ".baskets")
+        paths += writing.write_mixture(training, order, folder, "train", file_format, pipeline.folder / BASKETS)
     writing.remove_files(folder, paths)
     return paths
 
@@ -145,9 +154,9 @@ def _write_keys(pipeline: Pipeline, plan: CorpusPlan, folders: Folders) -> None:
     near = pipeline.dedup.near if pipeline.dedup else None
     keys, signatures, kept = [], [], []
     for unit in plan.units:
-        keys.append(read_array(selected.array(unit.id, "exact")))
+        keys.append(open_array(selected.array(unit.id, "exact")))
         if near is not None:
-            signatures.append(read_array(selected.array(unit.id, "near")))
+            signatures.append(open_array(selected.array(unit.id, "near")))
         mask = np.zeros(len(keys[-1]), dtype=bool)
         mask[read_array(finished.array(unit.id, "place"))] = True
         kept.append(mask)
@@ -167,17 +176,24 @@ class _Mixture:
         assert pipeline.mix is not None
         self._settings = pipeline.mix
         columns: dict[str, list[npt.NDArray[Any]]] = {"tokens": [], "bytes": [], "key": [], "name": []}
+        numbers: dict[str, int] = {}
         for unit in plan.units:
             training = read_array(finished.array(unit.id, "validation")) == 0
             for name in ("tokens", "bytes", "key"):
                 columns[name].append(read_array(finished.array(unit.id, name))[training])
             if pipeline.mix.by == "category":
-                columns["name"].append(read_array(finished.array(unit.id, "category"))[training])
+                labels = finished.facts(unit.id)[finish.CATEGORIES]
+                own = np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int32)
+                columns["name"].append(own[read_array(finished.array(unit.id, "category"))[training]])
             else:
-                columns["name"].append(np.full(int(training.sum()), pipeline.sources[unit.source].name))
+                number = numbers.setdefault(pipeline.sources[unit.source].name, len(numbers))
+                columns["name"].append(np.full(int(training.sum()), number, dtype=np.int32))
         together = {name: np.concatenate(parts) for name, parts in columns.items()}
         self.sizes: Ints = together["bytes"]
-        names = {str(name): np.flatnonzero(together["name"] == name) for name in np.unique(together["name"])}
+        order = np.argsort(together["name"], kind="stable")
+        ends = np.cumsum(np.bincount(together["name"], minlength=len(numbers)))
+        groups = dict(zip(numbers, np.split(order, ends[:-1])))
+        names = {name: groups[name] for name in sorted(groups) if len(groups[name])}
         tokens = {name: together["tokens"][numbers] for name, numbers in names.items()}
         self.plan: MixPlan = plan_mixture({name: int(counts.sum()) for name, counts in tokens.items()}, pipeline.mix)
         keys = {name: together["key"][numbers] for name, numbers in names.items()}

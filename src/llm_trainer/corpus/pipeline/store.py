@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -168,6 +168,37 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(path, str(error)) from None
     return array
+
+
+class StoredArray:
+    """An array on the disk that keeps no file open: every look at it maps the file, copies and closes.
+
+    A mapped array holds a file descriptor, of which a process may have about a thousand; a corpus has a work unit for
+    each 32 MB, and the steps over all units look at the arrays of all of them.
+
+    Args:
+        path: of the ``.npy`` file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        whole = read_array(path)
+        self.shape, self.dtype = whole.shape, whole.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, item: Any) -> npt.NDArray[Any]:
+        return np.array(read_array(self._path)[item])
+
+
+def open_array(path: Path) -> npt.NDArray[Any]:
+    """An array as :class:`StoredArray`, for code that takes lengths, slices and rows of it and nothing else.
+
+    Raises:
+        CorruptionError: the file is damaged.
+    """
+    return cast("npt.NDArray[Any]", StoredArray(path))
 
 
 def _damaged(path: Path, reason: str) -> CorruptionError:

@@ -8,6 +8,7 @@ basket is sorted alone. So memory holds one file at a time, whatever the size of
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from llm_trainer.common.optional import require
 from llm_trainer.corpus.pipeline.store import Record, RecordWriter, read_records, write_records
 
 _ROWS = 1000
+_ROWS_CHARS = 32 << 20
+_OURS = re.compile(r"(train|validation)-\d{5,}\.(jsonl\.zst|parquet)")
 MAX_SHARDS = 512
 """Baskets that are open at a time; with more text than that, files become larger than asked for."""
 
@@ -141,11 +144,13 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     schema = arrow.schema([*((name, arrow.string()) for name in names), ("tokens", arrow.int64())])
     with atomic_write(path) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         batch: list[dict[str, Any]] = []
+        size = 0
         for row in rows:
             batch.append(row)
-            if len(batch) == _ROWS:
+            size += len(row["text"])
+            if len(batch) == _ROWS or size >= _ROWS_CHARS:  # books are long, and a column holds 2 GB at most
                 writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
-                batch = []
+                batch, size = [], 0
         if batch:
             writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
 
@@ -167,6 +172,6 @@ def _stretch(first: Record, rest: Iterator[Record], shard_bytes: float) -> Itera
 
 def remove_files(folder: Path, keep: Sequence[Path]) -> None:
     """Delete the files of an earlier build that this one did not write."""
-    for path in folder.glob("*-[0-9][0-9][0-9][0-9][0-9].*"):
-        if path not in keep:
+    for path in folder.iterdir():
+        if path not in keep and _OURS.fullmatch(path.name):
             path.unlink()
