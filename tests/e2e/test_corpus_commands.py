@@ -137,3 +137,18 @@ def test_the_example_makes_a_corpus_of_what_every_machine_has(workplace: Path) -
     assert report["documents"]["kept"] > 300 and report["documents"]["lost"] == 0
     assert report["duplicates"]["passages"]["spans"] > 0
     assert len(TokenCache.open(workplace / "corpora" / "python" / "cache")) > 1000
+
+
+@pytest.mark.slow
+def test_a_model_of_ours_sorts_text_by_perplexity(pipeline: Path, workplace: Path) -> None:
+    for number in range(4):  # several units, so that the model is opened in worker processes
+        write_jsonl(workplace / "texts" / f"{number}.jsonl", [prose(100 * number + seed) for seed in range(10)])
+    train = ["data.paths=[texts]", *TINY, "--output_dir", "judge"]
+    assert llm_trainer("train", *train).code == 0
+    judge = "filters.perplexity={model: judge, head_max: 100.0, middle_max: 200.0}"
+    outcome = llm_trainer("data", "build", pipeline, judge, "unit_mb=0.005", "--workers", 2)
+    assert outcome.code == 0, outcome.err
+    report = json.loads((workplace / "corpora" / "demo" / "report.json").read_text(encoding="utf-8"))
+    assert report["quality"]["bits_per_byte"]["kept"]["count"] > 30
+    assert 1 < report["quality"]["bits_per_byte"]["kept"]["mean"] < 12
+    assert "perplexity.tail" not in report["dropped"]

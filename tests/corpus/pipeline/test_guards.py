@@ -80,6 +80,7 @@ def test_only_files_of_a_build_are_tidied_away(tmp_path: Path) -> None:
     assert not list((tmp_path / "corpus" / "documents").glob("*.jsonl.zst"))
 
 
+@pytest.mark.slow
 def test_more_units_than_files_may_be_open(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     for number in range(70):

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from llm_trainer.common.errors import DataError
-from llm_trainer.common.hashing import hash_file
+from llm_trainer.common.hashing import fingerprint, hash_file
 from llm_trainer.config.base import Int
 from llm_trainer.corpus.filters.base import Batch, Filter, Tags
 from llm_trainer.corpus.filters.ngram_model import load_ngram_model
@@ -87,11 +87,15 @@ class Perplexity(Filter):
             yield f"head_max ({self.head_max}) is above middle_max ({self.middle_max})"
 
     def tag_identity(self) -> dict[str, Any]:
-        """Settings and, where the model is one file, its content."""
+        """Settings and content of the model: of a folder, names, sizes and times of its files."""
         path = Path(self.model.removeprefix(NGRAM))
         if not path.exists():
             raise DataError(f"there is no model at {path}", hint="check the filter's `model`")
-        return {**super().tag_identity(), **({"content": hash_file(path)} if path.is_file() else {})}
+        if path.is_file():
+            return {**super().tag_identity(), "content": hash_file(path)}
+        files = [(file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+        content = [[file.relative_to(path).as_posix(), at.st_size, at.st_mtime_ns] for file, at in files]
+        return {**super().tag_identity(), "content": fingerprint(content)}
 
     def tag(self, batch: Batch, tags: Sequence[Tags]) -> None:
         """Score every document of the batch in one call."""

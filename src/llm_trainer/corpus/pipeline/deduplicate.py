@@ -26,6 +26,8 @@ ALL = "all"
 KEEP, EXACT, NEAR, KNOWN = range(4)
 REASONS = {EXACT: "dedup.exact", NEAR: "dedup.near", KNOWN: "dedup.known_corpus"}
 INDEX = "index"
+BAND_MEMORY = 1 << 28
+"""For the keys of bands that are looked at together; of a million documents a band has 8 MB."""
 Ints = npt.NDArray[np.int64]
 
 
@@ -77,7 +79,14 @@ def decide_all(pipeline: Pipeline, units: Sequence[Unit], folders: Mapping[str, 
     if pipeline.dedup and pipeline.dedup.near:
         signatures = [open_array(selected.array(unit.id, "near")) for unit in ordered]
         seen = [corpus.signatures for corpus in known if corpus.signatures is not None]
-        clusters = find_near([*seen, *signatures], ranks, pipeline.dedup.near, reference=offset, alive=verdict == KEEP)
+        clusters = find_near(
+            [*seen, *signatures],
+            ranks,
+            pipeline.dedup.near,
+            reference=offset,
+            alive=verdict == KEEP,
+            memory=BAND_MEMORY,
+        )
         near = (clusters.root != ranks) & (verdict == KEEP) & (ranks >= offset)
         verdict[near] = NEAR
         roots = clusters.root[roots]

@@ -35,6 +35,7 @@ from llm_trainer.corpus.filters.base import Filter
 from llm_trainer.corpus.pipeline.mixing import MixSettings
 from llm_trainer.corpus.pipeline.sections import CLEANERS, FILTERS, build_section
 from llm_trainer.corpus.privacy import Redaction
+from llm_trainer.corpus.sources.download import COMMON_CRAWL
 from llm_trainer.corpus.sources.kinds import NoOptions, Part, ReadRequest, find_kind
 
 
@@ -67,6 +68,10 @@ class SourceSettings(Settings):
     """Repairs and filters that are not for this source: rules for prose say nothing about code."""
     checksums: dict[str, str] = Field(default_factory=dict)
     """Address -> ``sha256:...`` (or ``md5:``, ``sha1:``) of what is downloaded from it."""
+    segments: Int | None = Field(None, gt=0)
+    """Of a list of a crawl's files (``warc.paths.gz``, as a path or an address) only the first so many; unset: all."""
+    segment_base: str = COMMON_CRAWL
+    """What the lines of such a list are relative to."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What only this kind of source knows."""
 
@@ -222,6 +227,11 @@ class Pipeline(Settings):
         if problems:
             raise ConfigError(problems)
         super().__init__(**values)
+        for source in self.sources:
+            if source.kind == "web":  # it fetches by itself, while it reads
+                pages = self.folder / "downloads" / f"{source.name}.pages"
+                follows = {"allow_private": self.allow_private_addresses, "pages": str(pages)}
+                source.options = {**follows, **source.options}
 
     @property
     def folder(self) -> Path:

@@ -24,6 +24,8 @@ from llm_trainer.corpus.pipeline.tasks import Task, only_one
 from llm_trainer.corpus.report.statistics import Statistics
 
 REASON = "dedup.passages"
+WINDOWS_AT_ONCE = 1 << 22
+"""About 250 MB of work memory."""
 _CHARS_PER_TOKEN = 2.5
 """Fewer than any language has, so that an estimate of the memory is on the safe side."""
 
@@ -85,7 +87,7 @@ def find_all(pipeline: Pipeline, units: Sequence[Unit], folders: Mapping[str, St
         ]
     else:
         windows = [Windows(open_array(folder.array(unit.id, "windows"))) for unit in ordered]
-        spans = resolve(windows, ranks, settings)
+        spans = resolve(windows, ranks, settings, windows_at_once=WINDOWS_AT_ONCE)
     for unit, its_spans in zip(ordered, spans):
         write_array(
             folder.array(unit.id, "spans"), np.stack([its_spans.documents, its_spans.starts, its_spans.stops], axis=1)

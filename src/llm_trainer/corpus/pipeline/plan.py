@@ -17,7 +17,7 @@ from llm_trainer.common.errors import DataError
 from llm_trainer.common.files import read_json, write_json
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.corpus.pipeline.definition import Pipeline, SourceSettings
-from llm_trainer.corpus.pipeline.downloads import fetch
+from llm_trainer.corpus.pipeline.downloads import addresses, fetch
 from llm_trainer.corpus.readers import ReadReport, list_files
 from llm_trainer.corpus.sources.kinds import Kind, Part, find_kind, kind_of_file
 
@@ -200,8 +200,9 @@ def _identity(kind: Kind, path: Path, source: SourceSettings) -> str:
 
 def _expand(text: str, source: SourceSettings, pipeline: Pipeline) -> list[Path]:
     """A path of a pipeline file as paths on this machine: home folders, patterns, downloaded addresses."""
-    if "://" in text:
-        return [fetch(text, source, pipeline, lambda _: None)]
+    listed = addresses(text, source, pipeline, lambda _: None)
+    if listed or "://" in text:
+        return [fetch(address, source, pipeline, lambda _: None) for address in listed]
     path = Path(text).expanduser()
     if path.exists():
         return [path]
