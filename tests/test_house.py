@@ -173,9 +173,9 @@ def test_text_is_read_as_utf8() -> None:
             text = node.func.attr in ("read_text", "write_text") or (
                 node.func.attr == "open" and isinstance(mode, str) and set(mode) <= set("rwax+t")
             )
-            # TokenCache.open and os.open are other things than a file's open.
+            # TokenCache.open, os.open and the members of an archive are other things than a file's open.
             owner = ast.unparse(node.func.value)
-            text = text and owner != "os" and not owner[0].isupper()
+            text = text and owner not in ("os", "archive") and not owner[0].isupper()
             named = "encoding" in {keyword.arg for keyword in node.keywords}
             if text and not named and not (node.func.attr == "read_text" and node.args):
                 found.append(f"{name_of(path, node)} {ast.unparse(node)[:80]}")
