@@ -222,6 +222,10 @@ def test_a_passage_that_stands_in_two_documents_stays_in_one(tmp_path: Path) -> 
         assert [passage in text for text in kept] == [True, False]
         assert prose(3) in kept[1] and prose(4) in kept[1]
         assert summary["duplicates"]["passages"]["documents"] == 1
+        assert not list((tmp_path / method).rglob("*.windows.npy")), "several times the text, and nobody needs them"
+        before = corpus_bytes(tmp_path / method)
+        build(made)
+        assert corpus_bytes(tmp_path / method) == before
 
 
 @pytest.mark.covers("R196")

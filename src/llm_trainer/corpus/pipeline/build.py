@@ -106,7 +106,8 @@ class Build:
         for number in range(settings.passes if settings else 0):
             stage = passages.stage_name(number)
             folders[stage] = self._folder(stage, identity)
-            if not passages.fits_in_memory(self.pipeline, plan.units, folders):
+            found = folders[stage].is_done(deduplicate.ALL)
+            if not found and not passages.fits_in_memory(self.pipeline, plan.units, folders):
                 self._stage(stage, partial(passages.collect_unit, number=number), plan, folders)
             self._global(stage, folders, plan, partial(passages.find_all, number=number))
 

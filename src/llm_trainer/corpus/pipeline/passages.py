@@ -94,6 +94,9 @@ def find_all(pipeline: Pipeline, units: Sequence[Unit], folders: Mapping[str, St
         )
     passages = sum(map(len, spans))
     folder.finish(deduplicate.ALL, {"documents": int(starts[-1]), "found": {"passages to cut": passages}})
+    for unit in units:  # 16 bytes a token, several times the text itself
+        folder.manifest(unit.id).unlink(missing_ok=True)
+        folder.array(unit.id, "windows").unlink(missing_ok=True)
 
 
 def kept_texts(folders: Mapping[str, StageFolder], unit: str, number: int, settings: RepeatedText) -> Iterator[str]:
