@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+from typing import Any
 
 import pytest
 
 from llm_trainer.common.errors import DataError
+from llm_trainer.corpus.document import Document
+from llm_trainer.corpus.filters.base import Batch
 from llm_trainer.corpus.filters.toxicity import ProfanityFilter, Toxicity
 from llm_trainer.corpus.filters.toxicity_words import AMBIGUOUS, PROFANITY, SEXUAL, SLURS
 from tests.corpus.quality.helpers import reasons, tagged
@@ -155,3 +158,10 @@ def test_the_lists_hold_no_everyday_words():
 def test_a_novel_passes(shared_data):
     novel = next((shared_data / "gutenberg").rglob("*.txt")).read_text(encoding="utf-8", errors="replace")
     assert reasons(Toxicity(), novel) == []
+
+
+def test_the_english_list_is_for_english() -> None:
+    text = "Det är slut nu, och slutet var bra. Slut! " * 3
+    tags: list[dict[str, Any]] = [{}, {"language": "sv"}, {"language": "en"}, {"language": "unknown"}]
+    Toxicity().tag(Batch([Document(text, str(number)) for number in range(4)]), tags)
+    assert [tag["toxicity_words"] > 0 for tag in tags] == [True, False, True, True]

@@ -177,6 +177,9 @@ class ProfanityFilter:
         return self.count(text) / max(1, len(regex.findall(r"\w+", text)))
 
 
+_MAYBE_ENGLISH = frozenset({"en", "unknown", "code"})
+
+
 class Toxicity(Filter):
     """Drop texts that are made of swearing, pornography or slurs.
 
@@ -201,7 +204,8 @@ class Toxicity(Filter):
     words_file: str | None = None
     """A list of one's own, one word a line; it adds to the built-in one."""
     builtin_words: bool = True
-    """Whether the built-in English lists are used."""
+    """Whether the built-in English lists are used. Where a filter before this one found another language, they are not:
+    "slut" is Swedish for "end"."""
     leetspeak: bool = True
     """Whether disguised spellings count."""
     identity_terms: bool = True
@@ -216,23 +220,26 @@ class Toxicity(Filter):
 
     def tag(self, batch: Batch, tags: Sequence[Tags]) -> None:
         """Count the words of the lists; every word type is looked up once a batch."""
-        words = _word_list(self.words_file, self.leetspeak, self.builtin_words)
+        english = _word_list(self.words_file, self.leetspeak, self.builtin_words)
+        foreign = _word_list(self.words_file, self.leetspeak, False)
         table = batch.words
-        classes = np.full(len(table.vocabulary), -1, dtype=np.int8)
+        classes = np.full((2, len(table.vocabulary)), -1, dtype=np.int8)
         groups = np.full(len(table.vocabulary), -1, dtype=np.int8)
         group_of = {term: index for index, terms in enumerate(IDENTITY_TERMS.values()) for term in terms}
         letters = np.zeros(len(table.vocabulary), dtype=bool)
         for number, word in enumerate(table.vocabulary):
             letters[number] = word[0].isalnum()
-            found = words.class_of(word)
+            found = english.class_of(word)
             if found is not None:
-                classes[number] = found
+                own = foreign.class_of(word)
+                classes[:, number] = found, -1 if own is None else own
             elif self.identity_terms:
                 groups[number] = group_of.get(word.casefold(), -1)
         for index, (text, tagged) in enumerate(zip(batch.texts, tags)):
             ids = table.of(index)
-            hits = classes[ids]
-            disguised = words.disguised(text)
+            abroad = int(tagged.get("language", "en") not in _MAYBE_ENGLISH)
+            hits = classes[abroad, ids]
+            disguised = (foreign if abroad else english).disguised(text)
             counts = np.bincount(np.concatenate([hits[hits >= 0], np.array(disguised, dtype=np.int8)]), minlength=3)
             total = int(counts.sum())
             tagged["toxicity_words"] = total
