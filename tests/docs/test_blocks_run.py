@@ -18,6 +18,7 @@ SECONDS = 240
 RUNNING = [
     DOCS / "getting_started.md",
     DOCS / "concepts" / "tokenizer.md",
+    DOCS / "how_to" / "build_a_corpus.md",
     DOCS / "how_to" / "custom_components.md",
     DOCS / "how_to" / "use_with_transformers.md",
     DOCS / "reference" / "old_names.md",
