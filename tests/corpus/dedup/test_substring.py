@@ -217,6 +217,7 @@ def test_the_method_follows_the_memory() -> None:
     assert len(big) == 1 and big.of(1) == small.of(1)
 
 
+@pytest.mark.slow
 def test_a_document_of_many_lines_and_one_without_any_take_a_moment() -> None:
     rng = np.random.default_rng(8)
     common = prose(rng, 20_000)

@@ -46,6 +46,7 @@ def test_an_error_of_a_task_reaches_the_person_as_it_is(engine: SerialEngine | P
         list(engine.map(fail, [1, 2, 3]))
 
 
+@pytest.mark.slow
 def test_work_of_a_process_that_dies_is_repeated(tmp_path: Path) -> None:
     paths = [str(tmp_path / str(number)) for number in range(2)]
     assert sorted(ProcessEngine(2).map(die_once, paths)) == paths

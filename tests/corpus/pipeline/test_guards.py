@@ -207,6 +207,7 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them() -> None:
     code = (
         "from llm_trainer.corpus.pipeline.engines import ProcessEngine\n"

@@ -94,6 +94,7 @@ def test_brackets_and_precedence_of_licence_expressions(expression: str, allowed
     assert Licences.allowed(expression, ["MIT", "Apache-2.0", "BSD-3-Clause"]) is allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_zip_that_lies_about_sizes_stays_small_in_memory(tmp_path: Path, method: int) -> None:
     path = tmp_path / "lie.zip"
