@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from llm_trainer.common.errors import ConfigError, UserError
+from llm_trainer.common.hashing import fingerprint
 from llm_trainer.corpus.pipeline import build as building
 from llm_trainer.corpus.pipeline import deduplicate, prepare
-from llm_trainer.corpus.pipeline.build import Build
+from llm_trainer.corpus.pipeline.build import Build, one_pipeline
 from llm_trainer.corpus.pipeline.definition import Pipeline
 from llm_trainer.corpus.pipeline.engines import SerialEngine
 from llm_trainer.corpus.pipeline.plan import make_plan
@@ -224,3 +225,14 @@ def test_workers_end_with_the_process_that_started_them() -> None:
         assert len(children) >= 2
         running.kill()
     assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
+def test_two_pipelines_do_not_build_into_one_folder_at_once(tmp_path: Path) -> None:
+    texts = write_jsonl(tmp_path / "x.jsonl", [prose(1), prose(2)])
+    made = Pipeline(output_dir=str(tmp_path / "corpus"), sources=[{"name": "a", "paths": [str(texts)]}])
+    (tmp_path / "corpus").mkdir()
+    with one_pipeline(tmp_path / "corpus", "0123abcd"), pytest.raises(UserError, match="with other settings"):
+        Build(made, SerialEngine()).run()
+    assert not (tmp_path / "corpus" / "documents").exists()
+    with one_pipeline(tmp_path / "corpus", fingerprint(made.to_dict())[:8]):
+        Build(made, SerialEngine()).run()  # the same settings share the work

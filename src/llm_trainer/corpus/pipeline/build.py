@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import Any
 
 from llm_trainer.common.errors import DataError, UserError
 from llm_trainer.common.files import explain_os_errors
-from llm_trainer.common.leases import is_held, others_at_work, packer_at_work
+from llm_trainer.common.hashing import fingerprint
+from llm_trainer.common.leases import held_leases, is_held, lease, others_at_work, packer_at_work
 from llm_trainer.corpus.losses import Losses
 from llm_trainer.corpus.pipeline import contamination, deduplicate, finish, passages, prepare, result, select
 from llm_trainer.corpus.pipeline.definition import Pipeline
@@ -31,6 +34,7 @@ from llm_trainer.corpus.pipeline.tasks import STAGES, Identities, Setup, Task, o
 from llm_trainer.corpus.report.statistics import Statistics
 
 PIPELINE = "pipeline.yaml"
+_BUILDING = re.compile(r"\.build-([0-9a-f]{8})-[0-9a-f]{8}\.lease")
 _STAGE = re.compile(r"[a-z0-9-]+-[0-9a-f]{12}")
 Notice = Callable[[str], None]
 
@@ -62,10 +66,11 @@ class Build:
         if self.setup is not None:
             self.setup()
         identities = Identities.of(self.pipeline)
-        require_own_folder(self.pipeline.folder)
-        with packer_at_work(self.pipeline.folder):
+        root = self.pipeline.folder
+        require_own_folder(root)
+        with packer_at_work(root), one_pipeline(root, fingerprint(self.pipeline.to_dict())[:8]):
             summary = self._run(identities)
-            if not others_at_work(self.pipeline.folder):
+            if not others_at_work(root):
                 self._remove_leftovers()
         return summary
 
@@ -192,6 +197,24 @@ class Build:
         for path in (path for place in places if place.is_dir() for path in place.glob(".*")):
             if path.suffix == ".tmp" or (path.suffix == ".lease" and not is_held(path)):
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_pipeline(folder: Path, settings: str) -> Iterator[None]:
+    """Say for the block which settings a folder is built with; others would write over each other.
+
+    Raises:
+        UserError: another process builds there with other settings.
+    """
+    for path in held_leases(folder):
+        found = _BUILDING.fullmatch(path.name)
+        if found and found[1] != settings:
+            raise UserError(
+                f"{folder} is being built with other settings by another process",
+                hint="wait until it is done, or choose another output_dir",
+            )
+    with lease(folder / f"build-{settings}-{uuid.uuid4().hex[:8]}"):
+        yield
 
 
 def require_own_folder(root: Path) -> None:
