@@ -57,7 +57,9 @@ def build_corpus(path: Path, overrides: Sequence[str], *, engine: str, workers: 
     if pipeline.cache and not pipeline.tokenizer:
         echo("no tokenizer is named: one will be trained on the finished documents")
     begin = time.monotonic()
-    build = Build(pipeline, make_engine(engine, workers), Throttled(echo), echo, install_scorers)
+    # Only where a model judges: importing PyTorch takes every worker of every stage three seconds.
+    setup = install_scorers if "perplexity" in pipeline.filters else None
+    build = Build(pipeline, make_engine(engine, workers), Throttled(echo), echo, setup)
     try:
         summary = build.run()
     except KeyboardInterrupt:
