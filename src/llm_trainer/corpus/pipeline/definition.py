@@ -20,6 +20,7 @@ are written: the first rule that a document breaks is the reason that it is coun
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -264,9 +265,12 @@ class Pipeline(Settings):
             for name in source.skip:
                 if name not in self.clean and name not in self.filters:
                     yield f"sources.{index}.skip: there is no repair or filter {name!r} in this pipeline"
-            yield from _problems(f"sources.{index}.options", source.kind_options)
-        yield from _problems("", self.cleaners)
-        yield from _problems("", self.rules)
+            named = source.kind != "auto"
+            unknown = list(_problems(f"sources.{index}.kind", partial(find_kind, source.kind))) if named else []
+            yield from unknown or _problems(f"sources.{index}.options", source.kind_options)
+        for known, section, entries in ((CLEANERS, "clean", self.clean), (FILTERS, "filters", self.filters)):
+            for name, values in entries.items():
+                yield from _problems("", partial(build_section, known, section, name, values))
 
 
 def _nested(cls: type[Settings], prefix: str, values: dict[str, Any], problems: list[str]) -> Settings | None:

@@ -93,13 +93,16 @@ class RecordWriter:
 
     def write(self, record: Record) -> None:
         """Add a record."""
-        line_end = self._orjson.OPT_APPEND_NEWLINE
         try:
-            line = self._orjson.dumps(record, option=line_end)
+            line = self._orjson.dumps(record)
         except TypeError:
-            line = self._orjson.dumps(_plain(record), option=line_end)
+            line = self._orjson.dumps(_plain(record))
+        self.write_line(line)
+
+    def write_line(self, line: bytes) -> None:
+        """Add a record that is JSON already."""
         with explain_os_errors(self._path):
-            self._stream.write(line)
+            self._stream.write(line + b"\n")
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
@@ -132,6 +135,15 @@ def read_records(path: Path) -> Iterator[Record]:
         CorruptionError: its bytes are not those that were written.
     """
     orjson = require("orjson", extra="data", purpose="building a corpus")
+    try:
+        for line in read_lines(path):
+            yield orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _damaged(path, str(error)) from None
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The same as JSON, unread. Raises like :func:`read_records`."""
     zstandard = require("zstandard", extra="data", purpose="building a corpus")
     rest = b""
     try:
@@ -139,11 +151,10 @@ def read_records(path: Path) -> Iterator[Record]:
             decompressor = zstandard.ZstdDecompressor().decompressobj()
             while compressed := file.read(_READ_BYTES // 8):
                 *lines, rest = (rest + decompressor.decompress(compressed)).split(b"\n")
-                for line in lines:
-                    yield orjson.loads(line)
+                yield from lines
         if not decompressor.eof:
             raise _damaged(path, "it ends too early")
-    except (zstandard.ZstdError, orjson.JSONDecodeError) as error:
+    except zstandard.ZstdError as error:
         raise _damaged(path, str(error)) from None
     except FileNotFoundError:
         raise CorruptionError(f"{path} has gone while it was needed", hint="run the same command again") from None

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from llm_trainer.common.files import atomic_write, explain_os_errors
 from llm_trainer.common.optional import require
-from llm_trainer.corpus.pipeline.store import Record, RecordWriter, read_records, write_records
+from llm_trainer.corpus.pipeline.store import Record, RecordWriter, read_lines, write_records
 
 _ROWS = 1000
 _ROWS_CHARS = 32 << 20
@@ -61,6 +61,10 @@ class Order:
         np.cumsum(np.bincount(picks, minlength=len(sizes)), out=places[1:])
         return cls(places, positions, shard)
 
+    def within(self, shard: int) -> npt.NDArray[np.int64]:
+        """Which of the documents that were put into a file, in the order of their numbers, comes first, second..."""
+        return np.argsort(self.positions[self.shard[self.positions] == shard])
+
 
 def shard_name(split: str, number: int, file_format: str) -> str:
     """``train-00000.jsonl.zst``: readers of data sets find the split in the name."""
@@ -100,12 +104,13 @@ def write_mixture(
         writers = [stack.enter_context(RecordWriter(baskets / f"{number}.jsonl.zst")) for number in range(count)]
         for number, record in enumerate(records):
             for position in order.positions[order.places[number] : order.places[number + 1]].tolist():
-                writers[order.shard[position]].write({"position": position, **record})
+                writers[order.shard[position]].write(_public(record))
     paths = []
     for number in range(count):
-        basket = sorted(read_records(baskets / f"{number}.jsonl.zst"), key=lambda record: record["position"])
         path = folder / shard_name(split, number, file_format)
-        write_shard(path, basket, file_format)
+        # As bytes: parsed, the tags alone would take several times the memory of the text.
+        lines = list(read_lines(baskets / f"{number}.jsonl.zst"))
+        _write_lines(path, (lines[place] for place in order.within(number).tolist()), file_format)
         paths.append(path)
     shutil.rmtree(baskets)
     return paths
@@ -117,6 +122,17 @@ def write_shard(path: Path, records: Iterable[Record], file_format: str) -> None
         _write_parquet(path, map(_row, records))
     else:
         write_records(path, map(_public, records))
+
+
+def _write_lines(path: Path, lines: Iterable[bytes], file_format: str) -> None:
+    """The same for documents that are JSON already."""
+    if file_format == "parquet":
+        orjson = require("orjson", extra="data", purpose="building a corpus")
+        _write_parquet(path, (_row(orjson.loads(line)) for line in lines))
+        return
+    with RecordWriter(path) as writer:
+        for line in lines:
+            writer.write_line(line)
 
 
 def _public(record: Record) -> Record:
