@@ -139,7 +139,7 @@ class WriteSettings(Settings):
 
     format: Literal["jsonl.zst", "parquet"] = "jsonl.zst"
     """File format of ``documents/``."""
-    shard_mb: float = Field(256.0, gt=0)
+    shard_mb: float = Field(128.0, gt=0)
     """Megabytes of text in a file, about."""
 
 
