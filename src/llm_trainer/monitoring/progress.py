@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from llm_trainer.monitoring.text import printable
+from llm_trainer.common.web_page import printable
 
 # Ten redraws a second look live; more only cost time that training could use.
 _REDRAW_SECONDS = 0.1

@@ -11,33 +11,13 @@ from pathlib import Path
 
 from llm_trainer.common.errors import UserError
 from llm_trainer.common.files import write_text
+from llm_trainer.common.web_page import render_page
 from llm_trainer.monitoring import report_sections as sections
 from llm_trainer.monitoring.report_data import RunData, read_run
-from llm_trainer.monitoring.report_html import escape
 from llm_trainer.monitoring.report_style import STYLE
 from llm_trainer.monitoring.runs import is_run
 
 REPORT_FILE = "report.html"
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="referrer" content="no-referrer">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
 
 
 def render_report(run_dir: str | Path) -> str:
@@ -53,7 +33,7 @@ def render_report(run_dir: str | Path) -> str:
         raise UserError(f"{run_dir} is not a run's folder", hint="`llm-trainer runs list` shows what there is")
     run = read_run(run_dir)
     body = "\n".join(part for part in _parts(run) if part)
-    return _PAGE.format(title=escape(run.name), style=STYLE, body=body)
+    return render_page(run.name, STYLE, body)
 
 
 def write_report(run_dir: str | Path) -> Path:

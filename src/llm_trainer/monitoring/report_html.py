@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llm_trainer.common.files import human_bytes
+from llm_trainer.common.web_page import escape
 from llm_trainer.monitoring.metrics_file import is_number
-from llm_trainer.monitoring.text import printable, without_home
-
-
-def escape(text: object) -> str:
-    """Text of unknown origin as HTML text or attribute value: control characters are made visible."""
-    return html.escape(printable(str(text)), quote=True)
+from llm_trainer.monitoring.text import without_home
 
 
 def folded(title: str, values: dict[str, Any]) -> str:

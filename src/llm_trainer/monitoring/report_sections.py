@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llm_trainer.common.files import human_bytes
+from llm_trainer.common.web_page import escape
 from llm_trainer.monitoring.accounting import peak_memory
 from llm_trainer.monitoring.charts import run_charts
 from llm_trainer.monitoring.diagnosis import diagnose
@@ -17,7 +18,7 @@ from llm_trainer.monitoring.metrics_file import Record, is_number
 from llm_trainer.monitoring.naming import human_count
 from llm_trainer.monitoring.plots import html_legend, svg_chart
 from llm_trainer.monitoring.report_data import RunData
-from llm_trainer.monitoring.report_html import escape, folded, table, tile
+from llm_trainer.monitoring.report_html import folded, table, tile
 from llm_trainer.monitoring.text import format_duration, format_moment, without_home
 
 # Enough to see the model learn to write; all of them are in samples.md.

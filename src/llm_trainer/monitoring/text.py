@@ -8,14 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 
 
-def printable(text: str) -> str:
-    """``text`` with control characters made visible, so that a model's output cannot steer the terminal."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
-        for character in text
-    )
-
-
 def format_duration(seconds: float) -> str:
     """``42`` -> ``'42 s'``, ``303`` -> ``'5 min 3 s'``, ``15800`` -> ``'4 h 23 min'``, ``200000`` -> ``'2 d 7 h'``."""
     whole = round(seconds)

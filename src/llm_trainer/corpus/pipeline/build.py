@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from llm_trainer.common.errors import DataError, UserError
-from llm_trainer.common.files import explain_os_errors
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.common.leases import held_leases, is_held, lease, others_at_work, packer_at_work
 from llm_trainer.corpus.losses import Losses
@@ -134,8 +133,6 @@ class Build:
     ) -> None:
         """A step over all units: one process does it, the others wait for it."""
         folder = folders[name]
-        with explain_os_errors(folder.path):
-            folder.path.mkdir(parents=True, exist_ok=True)
         wait_for(folder, lambda: work(self.pipeline, plan.units, folders))
         facts = folder.facts(deduplicate.ALL)
         found = ", ".join(f"{count:,} {reason}" for reason, count in facts["found"].items())

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from llm_trainer.common.files import explain_os_errors
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.corpus.dedup.decontaminate import Hit
 from llm_trainer.corpus.pipeline import contamination, deduplicate, passages, prepare, select
@@ -39,8 +38,6 @@ def identity(pipeline: Pipeline, previous: str, benchmarks: str) -> str:
 def finish_unit(task: Task) -> str | None:
     """Finish the documents of a unit; returns its id, or None if another process is at it."""
     folder, unit = task.folders[STAGE], task.unit.id
-    with explain_os_errors(folder.path):
-        folder.path.mkdir(parents=True, exist_ok=True)
     with only_one(folder, unit) as mine:
         if not mine:
             return unit if folder.is_done(unit) else None

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from llm_trainer.common.files import explain_os_errors
 from llm_trainer.corpus.dedup.spans import Spans, cut_tokens
 from llm_trainer.corpus.dedup.substring import RepeatedText, Windows, collect, resolve
 from llm_trainer.corpus.dedup.suffix import BYTES_PER_TOKEN, find_repeats
@@ -57,8 +56,6 @@ def collect_unit(task: Task, number: int) -> str | None:
     folder, unit = task.folders[stage_name(number)], task.unit.id
     settings = settings_of(task.pipeline)
     assert settings is not None
-    with explain_os_errors(folder.path):
-        folder.path.mkdir(parents=True, exist_ok=True)
     with only_one(folder, unit) as mine:
         if not mine:
             return unit if folder.is_done(unit) else None

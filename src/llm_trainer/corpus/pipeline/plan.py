@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_trainer.common.errors import DataError
-from llm_trainer.common.files import read_json, write_json
+from llm_trainer.common.files import write_json
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.corpus.pipeline.definition import Pipeline, SourceSettings
 from llm_trainer.corpus.pipeline.downloads import addresses, fetch
@@ -90,18 +90,6 @@ class CorpusPlan:
         """Write ``plan.json``, for people and for looking up where a unit came from."""
         units = [dataclasses.asdict(unit) for unit in self.units]
         write_json(folder / PLAN, {"units": units, "skipped": self.skipped}, indent=1)
-
-
-def read_plan(folder: Path) -> CorpusPlan:
-    """The plan of a corpus that was built, or is being built."""
-    content = read_json(folder / PLAN)
-    units = []
-    for unit in content["units"]:
-        inputs = [
-            Input(**{**entry, "part": tuple(entry["part"]) if entry["part"] else None}) for entry in unit["inputs"]
-        ]
-        units.append(Unit(unit["id"], unit["source"], tuple(inputs)))
-    return CorpusPlan(tuple(units), content["skipped"])
 
 
 def make_plan(pipeline: Pipeline) -> CorpusPlan:

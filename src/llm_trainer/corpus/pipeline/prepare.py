@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llm_trainer.common.files import explain_os_errors
 from llm_trainer.corpus.cleaning.base import Cleaner
 from llm_trainer.corpus.document import Document
 from llm_trainer.corpus.filters.base import Batch, Filter, Tags
@@ -31,8 +30,6 @@ def prepare_unit(task: Task) -> str | None:
     """Read, clean and tag the documents of a unit; returns its id, or None if another process is at it."""
     task.prepare_process()
     folder, unit = task.folders[STAGE], task.unit.id
-    with explain_os_errors(folder.path):
-        folder.path.mkdir(parents=True, exist_ok=True)
     with only_one(folder, unit) as mine:
         if not mine:
             return unit if folder.is_done(unit) else None

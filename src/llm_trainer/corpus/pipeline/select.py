@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llm_trainer.common.files import explain_os_errors
 from llm_trainer.corpus.dedup.exact import exact_keys
 from llm_trainer.corpus.filters.base import Filter, Tags
 from llm_trainer.corpus.pipeline import prepare
@@ -30,8 +29,6 @@ BATCH = 512
 def select_unit(task: Task) -> str | None:
     """Decide, redact and key the documents of a unit; returns its id, or None if another process is at it."""
     folder, unit = task.folders[STAGE], task.unit.id
-    with explain_os_errors(folder.path):
-        folder.path.mkdir(parents=True, exist_ok=True)
     with only_one(folder, unit) as mine:
         if not mine:
             return unit if folder.is_done(unit) else None

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from time import process_time
 
+from llm_trainer.common.files import explain_os_errors
 from llm_trainer.common.hashing import fingerprint
 from llm_trainer.common.leases import lease
 from llm_trainer.corpus.pipeline.definition import Pipeline
@@ -77,6 +78,8 @@ def _run_once(setup: Setup) -> None:
 @contextmanager
 def only_one(folder: StageFolder, unit: str) -> Iterator[bool]:
     """Whether this process is the one to make a unit; another may be at it, or have just finished."""
+    with explain_os_errors(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
     with lease(folder.manifest(unit)) as mine:
         yield mine and not folder.is_done(unit)
 

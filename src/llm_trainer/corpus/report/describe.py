@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llm_trainer.common.files import human_bytes
-from llm_trainer.corpus.report.html import human_count, number, percent, printable
+from llm_trainer.common.web_page import printable
+from llm_trainer.corpus.report.html import human_count, number, percent
 from llm_trainer.corpus.report.summary import Summary
 
 _REASONS = 8

@@ -6,21 +6,9 @@ direction characters are made visible, and the page's content security policy fo
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 
-
-def escape(text: object) -> str:
-    """Text of unknown origin as HTML text or attribute value."""
-    return html.escape(printable(str(text)), quote=True)
-
-
-def printable(text: str) -> str:
-    """Control characters, characters that turn the direction of writing, and lone surrogates made visible."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
-        for character in text
-    )
+from llm_trainer.common.web_page import escape
 
 
 def human_count(count: float) -> str:

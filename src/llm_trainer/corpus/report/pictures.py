@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llm_trainer.corpus.report.html import escape, human_count, number, percent
+from llm_trainer.common.web_page import escape
+from llm_trainer.corpus.report.html import human_count, number, percent
 
 _FLOW_LEFT, _FLOW_WIDTH, _FLOW_RIGHT, _PAGE = 176, 440, 690, 1080
 _REASONS_CHARACTERS = 56

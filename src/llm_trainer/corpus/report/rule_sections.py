@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llm_trainer.common.files import human_bytes
-from llm_trainer.corpus.report.html import bars, escape, number, panel, percent, section, table
+from llm_trainer.common.web_page import escape
+from llm_trainer.corpus.report.html import bars, number, panel, percent, section, table
 from llm_trainer.corpus.report.pictures import histogram
 from llm_trainer.corpus.report.summary import Summary, stage_of
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from llm_trainer.common.files import human_bytes
-from llm_trainer.corpus.report.html import bars, escape, human_count, number, panel, percent, section, table, tile
+from llm_trainer.common.web_page import escape
+from llm_trainer.corpus.report.html import bars, human_count, number, panel, percent, section, table, tile
 from llm_trainer.corpus.report.pictures import curve, funnel, histogram
 from llm_trainer.corpus.report.summary import Summary
 

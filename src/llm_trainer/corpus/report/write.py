@@ -10,34 +10,14 @@ from pathlib import Path
 
 from llm_trainer.common.errors import DataError
 from llm_trainer.common.files import write_json, write_text
+from llm_trainer.common.web_page import render_page
 from llm_trainer.corpus.report import rule_sections, sections
-from llm_trainer.corpus.report.html import escape
 from llm_trainer.corpus.report.style import STYLE
 from llm_trainer.corpus.report.summary import SUMMARY_VERSION, Summary, filter_report
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 FILTER_REPORT = "filter_report.json"
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="referrer" content="no-referrer">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
 
 _SECTIONS = (
     sections.header,
@@ -75,7 +55,7 @@ def render_report(summary: Summary) -> str:
         )
     parts = [part(summary) for part in _SECTIONS]
     body = "\n".join(part for part in [*parts, rule_sections.footer()] if part)
-    return _PAGE.format(title=escape(summary["name"]), style=STYLE, body=body)
+    return render_page(summary["name"], STYLE, body)
 
 
 def write_report(summary: Summary, folder: str | Path) -> tuple[Path, Path, Path]:
